@@ -1,0 +1,1 @@
+"""Numerical kernels: one public function an operation."""

@@ -1,0 +1,1 @@
+"""Learning signals: from a batch to named losses."""

@@ -1,0 +1,1 @@
+"""One file a published system: card, settings, composition, evidence."""

@@ -1,0 +1,1 @@
+"""Reading what clinics have, and finding the eye in it."""

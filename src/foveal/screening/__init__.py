@@ -1,0 +1,1 @@
+"""The main job: a folder of scans in, a report out."""

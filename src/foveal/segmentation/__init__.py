@@ -1,0 +1,1 @@
+"""Soft labels, decoders at work and tiled inference."""
