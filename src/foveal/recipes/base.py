@@ -153,8 +153,8 @@ class Section:
 
 # A function with no argument is a proof: it runs inside a guard, so that one that raises does not end the
 # others. The first line of its docstring, else its name, names the claim in that case.
-Proof: TypeAlias = "Callable[[], Finding | Section | Iterable[Finding | Section]]"
-Evidence: TypeAlias = Finding | Section | Proof  # type: ignore[operator]
+Proof: TypeAlias = Callable[[], Finding | Section | Iterable[Finding | Section]]
+Evidence: TypeAlias = Finding | Section | Proof
 
 S = TypeVar("S", bound="BaseModel")
 
