@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -132,8 +132,12 @@ def _mean(measured: float | Sequence[float]) -> float:
 def _told(measured: float | Sequence[float]) -> float | str:
     if not isinstance(measured, Sequence):
         return float(measured)
-    spread = stdev(measured) if len(measured) > 1 else math.nan
-    return f"{fmean(measured):.4g} (sd {spread:.2g}, {len(measured)} seeds)"
+    mean, count = fmean(measured), len(measured)
+    # statistics.stdev cannot take the NaN that a diverged seed leaves behind
+    spread = (
+        math.sqrt(math.fsum((value - mean) ** 2 for value in measured) / (count - 1)) if count > 1 else 0.0
+    )
+    return f"{mean:.4g} (sd {spread:.2g}, {count} seed{'s' if count > 1 else ''})"
 
 
 @dataclass(frozen=True)

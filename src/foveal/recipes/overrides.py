@@ -1,0 +1,66 @@
+"""Settings of a recipe from a file and from `key=value` words of the command line."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+S = TypeVar("S", bound="BaseModel")
+
+
+def make_settings(model: type[S], *, config: Path | None = None, assignments: Iterable[str] = ()) -> S:
+    """The defaults of `model`, overlaid with a file, overlaid with assignments.
+
+    Args:
+        model: settings class of a recipe.
+        config: JSON or TOML file.
+        assignments: words such as "learning_rate=1e-3"; a dot reaches into nested settings ("fit.steps=100").
+            The value is read as JSON, else it is taken as text.
+
+    Raises:
+        FileNotFoundError: `config` does not exist.
+        ValueError: a file or an assignment cannot be read, a key is unknown, or a value is not allowed.
+    """
+    values = read_config(config) if config is not None else {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"--set is {assignment!r}; allowed: KEY=VALUE, as in learning_rate=1e-3")
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {assignment}: {parent!r} is {place!r} and has no parts to set")
+        place[last] = _value(text)
+    return model.model_validate(values)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The table of a JSON or TOML file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the ending is neither .json nor .toml, or the content is not a table of that format.
+    """
+    readers = {".json": json.loads, ".toml": tomllib.loads}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} ends in {path.suffix!r}; allowed: .json, .toml")
+    try:
+        values = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except ValueError as error:  # both formats' errors are ValueErrors and tell the line
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; allowed: a table of settings")
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
