@@ -1,1 +1,7 @@
 """Encoders: images in, `Features` out."""
+
+from foveal.encoders.base import Encoder, create_encoder, list_encoders, register_encoder
+from foveal.encoders.conv_pyramid import ConvPyramid
+from foveal.encoders.features import Features
+
+__all__ = ["ConvPyramid", "Encoder", "Features", "create_encoder", "list_encoders", "register_encoder"]

@@ -1,0 +1,59 @@
+"""A classifier: an encoder, a linear head on its pooled vector, and its preprocessing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from foveal.encoders.base import create_encoder
+from foveal.models.pretrained import PretrainedModel
+from foveal.settings import Settings
+
+
+class ClassifierConfig(Settings):
+    """Everything that rebuilds a `Classifier`.
+
+    `size` is the side in pixels of the square image it takes; `ordinal` says that the classes are
+    grades in rising order.
+    """
+
+    encoder: str
+    encoder_settings: dict[str, Any] = Field(default_factory=dict)
+    classes: tuple[str, ...] = Field(min_length=2)
+    size: int = Field(512, ge=16)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    ordinal: bool = False
+    temperature: float = Field(1.0, gt=0)
+
+
+class Classifier(PretrainedModel):
+    """Images (B, C, size, size) in [0, 1] to logits (B, classes)."""
+
+    Config = ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = create_encoder(config.encoder, **config.encoder_settings)
+        self.head = nn.Linear(self.encoder.dim, len(config.classes))
+        self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits before temperature scaling."""
+        return self.head(self.encoder((images - self.mean) / self.std).pooled)
+
+    @torch.inference_mode()
+    def predict_proba(self, images: Tensor) -> Tensor:
+        """Probabilities (B, classes), rows sum to 1: softmax of the logits over the temperature."""
+        return torch.softmax(self(images) / self.config.temperature, dim=-1)
+
+
+def predictive_entropy(probabilities: Tensor) -> Tensor:
+    """-sum p log p over the last axis, divided by log of the number of classes: (B,) in [0, 1]."""
+    entropy = torch.special.entr(probabilities).sum(dim=-1)
+    return entropy / torch.log(torch.tensor(float(probabilities.shape[-1])))

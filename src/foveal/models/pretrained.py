@@ -1,0 +1,108 @@
+"""Saving and loading models: a folder of `config.json`, `model.safetensors` and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from foveal.settings import Settings
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 (hex) of the weights file in a model folder."""
+    return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
+
+
+class PretrainedModel(nn.Module):
+    """A module made from a `config` and saved with it; nothing is ever unpickled.
+
+    Subclasses set `Config` to their settings model and take an instance of it as their only argument.
+    """
+
+    Config: ClassVar[type[Settings]]
+    config: Any
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """Write the model to `folder` (made where missing); each file appears whole or not at all.
+
+        Args:
+            folder: where to write.
+            card: text of the model card, Markdown; an existing card is kept where this is empty.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        head = {"foveal_model": type(self).__name__, **self.config.model_dump(mode="json")}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+            save_file(state, Path(temporary) / WEIGHTS, metadata={"format": "pt"})
+            (Path(temporary) / CONFIG).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+            names = [WEIGHTS, CONFIG]
+            if card:
+                (Path(temporary) / CARD).write_text(card, encoding="utf-8")
+                names.append(CARD)
+            for name in names:
+                os.replace(Path(temporary) / name, folder / name)
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | Path, *, revision: str | None = None) -> Self:
+        """Load a model in evaluation mode from a folder, or from a Hugging Face hub repository.
+
+        Raises:
+            FileNotFoundError: a file of the model is missing.
+            ValueError: the folder holds another kind of model, or weights that do not fit its settings.
+        """
+        folder = Path(folder_or_hub_id)
+        if not folder.is_dir():
+            folder = _download(str(folder_or_hub_id), revision)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} is no saved model: it has no {name}")
+        config = read_config(folder)
+        kind = config.pop("foveal_model", None)
+        if kind != cls.__name__:
+            raise ValueError(f"{folder} holds a {kind or 'model of an unknown kind'}, not a {cls.__name__}")
+        try:
+            model = cls(cls.Config(**config))
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (ValidationError, SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder}: the saved model cannot be loaded: {error}") from error
+        return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The contents of a model folder's `config.json`.
+
+    Raises:
+        ValueError: the file is not a JSON object.
+    """
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{Path(folder) / CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{Path(folder) / CONFIG} holds a {type(config).__name__}, an object is wanted")
+    return config
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{hub_id!r} is neither a folder here nor a hub repository that can be reached: {error}"
+        ) from error

@@ -1,0 +1,92 @@
+"""A segmentation network with its preprocessing: photographs in, per-pixel logits out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from foveal.encoders.base import create_encoder
+from foveal.models.decoders import DecoderName, EncoderDecoder
+from foveal.models.preprocess import local_contrast
+from foveal.models.pretrained import PretrainedModel
+from foveal.settings import Settings
+
+
+class Preprocess(Settings):
+    """How a photograph reaches the network.
+
+    The field of view is resampled to `working_diameter` pixels across, whatever the camera's
+    resolution; then either local contrast (`contrast_sigma` > 0) or (x - mean) / std is taken.
+    """
+
+    working_diameter: int = Field(768, ge=32)
+    contrast_sigma: float = Field(32.0, ge=0, description="pixels at the working diameter; 0 = off")
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+class SegmenterConfig(Settings):
+    """Everything that rebuilds a `Segmenter`.
+
+    `network` "unet" or "unet++" puts that decoder over `encoder`; any other name is a class of
+    `monai.networks.nets` (such as "AttentionUnet"), made with `network_settings`.
+    """
+
+    network: str = "unet"
+    encoder: str = "conv-pyramid"
+    encoder_settings: dict[str, Any] = Field(default_factory=dict)
+    network_settings: dict[str, Any] = Field(default_factory=dict)
+    classes: tuple[str, ...] = ("vessel",)
+    activation: Literal["tanh", "sigmoid"] = "tanh"
+    preprocess: Preprocess = Preprocess()
+
+
+def build_network(config: SegmenterConfig) -> nn.Module:
+    """The bare network of a configuration: (B, C, H, W) to logits (B, classes, H, W).
+
+    Raises:
+        ValueError: MONAI has no network of that name.
+    """
+    outputs = len(config.classes)
+    if config.network in ("unet", "unet++"):
+        name: DecoderName = "unet" if config.network == "unet" else "unet++"
+        encoder = create_encoder(config.encoder, **config.encoder_settings)
+        return EncoderDecoder(encoder, decoder=name, outputs=outputs, **config.network_settings)
+    from monai.networks import nets
+
+    if not hasattr(nets, config.network):
+        raise ValueError(f"unknown network {config.network!r}; allowed: unet, unet++ or a class of monai.networks.nets")
+    return getattr(nets, config.network)(**config.network_settings)
+
+
+class Segmenter(PretrainedModel):
+    """Photographs (B, 3, H, W) in [0, 1], 0 outside the field of view, to logits (B, classes, H, W)."""
+
+    Config = SegmenterConfig
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = build_network(config)
+        self.register_buffer("mean", torch.tensor(config.preprocess.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.preprocess.std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How photographs are prepared."""
+        return self.config.preprocess
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch of photographs that are at the working resolution already."""
+        if self.preprocess.contrast_sigma > 0:
+            images = local_contrast(images, sigma=self.preprocess.contrast_sigma)
+        else:
+            images = (images - self.mean) / self.std
+        return self.network(images)
+
+    def signed(self, logits: Tensor) -> Tensor:
+        """Logits to signed maps in [-1, 1]: tanh(z), or 2 sigmoid(z) - 1 for models trained on hard labels."""
+        return torch.tanh(logits if self.config.activation == "tanh" else logits / 2)

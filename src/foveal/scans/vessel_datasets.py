@@ -1,0 +1,94 @@
+"""Public data sets of fundus photographs with vessel masks, read as their owners lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from foveal.scans.reading import read_scan
+
+
+@dataclass(frozen=True)
+class VesselCase:
+    """One photograph with a human's vessel mask.
+
+    Attributes:
+        name: unique in its data set.
+        dataset: which data set it is of.
+        patient: unique over data sets; eyes of one patient share it.
+        image: (H, W, 3) uint8 RGB.
+        vessels: (H, W) bool.
+        field: (H, W) bool, the field of view that scores are taken in.
+    """
+
+    name: str
+    dataset: str
+    patient: str
+    image: np.ndarray
+    vessels: np.ndarray
+    field: np.ndarray
+
+
+def read_chase_db1(folder: Path) -> list[VesselCase]:
+    """CHASE_DB1 (Fraz et al., 2012): children's eyes, first observer's masks; a patient has two eyes."""
+    cases = []
+    for path in _files(folder / "images", "Image_*.jpg"):
+        cases.append(
+            VesselCase(
+                name=path.stem,
+                dataset="CHASE_DB1",
+                patient=f"CHASE_DB1/{path.stem[6:8]}",
+                image=read_scan(path).image,
+                vessels=_mask(folder / "manual1" / f"{path.stem}_1stHO.png"),
+                field=_mask(folder / "mask" / f"{path.stem}_mask.png"),
+            )
+        )
+    return cases
+
+
+def read_les_av(folder: Path) -> list[VesselCase]:
+    """LES-AV (Orlando et al., 2018): disc-centred adult eyes, one a patient; any vessel kind is a vessel."""
+    return [
+        VesselCase(
+            name=path.stem,
+            dataset="LES-AV",
+            patient=f"LES-AV/{path.stem}",
+            image=read_scan(path).image,
+            vessels=_mask(folder / "av" / path.name),
+            field=_mask(folder / "mask" / f"{path.stem}_mask.png"),
+        )
+        for path in _files(folder / "images", "*.png")
+    ]
+
+
+READERS: dict[str, Callable[[Path], list[VesselCase]]] = {"CHASE_DB1": read_chase_db1, "LES-AV": read_les_av}
+
+
+def read_vessel_cases(root: Path) -> list[VesselCase]:
+    """All data sets of `READERS` that lie in `root`, each in a folder of its own name.
+
+    Raises:
+        FileNotFoundError: none of them is there, or a file of one is missing.
+    """
+    root = Path(root)
+    cases = [case for name, read in READERS.items() if (root / name).is_dir() for case in read(root / name)]
+    if not cases:
+        raise FileNotFoundError(f"{root} holds none of the folders {', '.join(READERS)}")
+    return cases
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no file {pattern}")
+    return files
+
+
+def _mask(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        # Palette masks code classes by index, so the index is read, never the colour.
+        return np.asarray(picture) > 0
