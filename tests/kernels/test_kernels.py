@@ -1,0 +1,180 @@
+"""Every compiled kernel equals its plain reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from skimage.morphology import skeletonize
+
+from foveal.kernels.boxes import box_counts, box_counts_reference
+from foveal.kernels.compiled import compiled
+from foveal.kernels.distance import distance_to_background, distance_to_background_reference
+from foveal.kernels.paths import (
+    join_paths,
+    join_paths_reference,
+    smooth_paths,
+    smooth_paths_reference,
+    width_across,
+    width_across_reference,
+)
+from foveal.kernels.skeleton import (
+    skeleton_degree,
+    skeleton_degree_reference,
+    trace_skeleton,
+    trace_skeleton_reference,
+)
+
+masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda shape: arrays(np.bool_, shape))
+quick = settings(deadline=None, max_examples=150)
+
+
+def blobs(seed: int, shape: tuple[int, int] = (90, 110), share: float = 0.5) -> np.ndarray:
+    """A mask of smooth blobs, whose skeleton has ends, junctions and loops."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    spectrum = np.fft.fft2(noise) * np.exp(
+        -300 * (np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.fftfreq(shape[1]) ** 2)
+    )
+    smooth = np.fft.ifft2(spectrum).real
+    return smooth > np.quantile(smooth, 1 - share)
+
+
+def path_set(edges, offsets, points) -> set:
+    """Edges as a set of point sequences without direction; a closed one without a first point."""
+    result = set()
+    for (first, last), low, high in zip(edges, offsets[:-1], offsets[1:], strict=True):
+        path = [tuple(np.round(point, 6)) for point in points[low:high]]
+        if first == last:
+            least = min(range(len(path) - 1), key=path.__getitem__)
+            path = path[least:-1] + path[:least]
+            path = min(path, path[:1] + path[:0:-1])
+        result.add(tuple(min(path, path[::-1])) if first != last else tuple(path))
+    return result
+
+
+@quick
+@given(masks)
+def test_degree_equals_reference(mask):
+    np.testing.assert_array_equal(skeleton_degree(mask), skeleton_degree_reference(mask))
+
+
+def test_staircase_has_no_junction():
+    stairs = np.zeros((12, 12), bool)
+    for i in range(5):
+        stairs[2 * i : 2 * i + 3, 2 * i] = True
+        stairs[2 * i + 2, 2 * i : 2 * i + 3] = True
+    assert skeleton_degree(stairs).max() == 2
+
+
+@quick
+@given(masks)
+def test_trace_equals_reference_on_any_binary_image(mask):
+    for found, expected in zip(trace_skeleton(mask), trace_skeleton_reference(mask), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trace_equals_reference_on_skeletons(seed):
+    skeleton = skeletonize(blobs(seed))
+    for found, expected in zip(trace_skeleton(skeleton), trace_skeleton_reference(skeleton), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trace_covers_every_skeleton_pixel_once(seed):
+    skeleton = skeletonize(blobs(seed))
+    trace = trace_skeleton(skeleton)
+    inner = np.concatenate([path[1:-1] for path in np.split(trace.points, trace.offsets[1:-1])]).astype(int)
+    lines = np.zeros_like(skeleton)
+    lines[tuple(inner.T)] = True
+    assert len(np.unique(inner, axis=0)) == len(inner)
+    degree = skeleton_degree(skeleton)
+    expected = degree == 2
+    loops = trace.nodes[[a for a, b in trace.edges if a == b]].astype(int)
+    for row, column in loops:  # the node of a closed curve is an ordinary pixel of it
+        expected[row, column] &= lines[row, column]
+    np.testing.assert_array_equal(lines, expected)
+
+
+def test_trace_of_nothing_is_empty():
+    trace = trace_skeleton(np.zeros((5, 7), bool))
+    assert len(trace.nodes) == len(trace.edges) == len(trace.points) == 0
+    assert trace.offsets.tolist() == [0]
+
+
+@pytest.mark.parametrize("function", [trace_skeleton, trace_skeleton_reference, skeleton_degree])
+def test_skeleton_must_be_an_image(function):
+    with pytest.raises(ValueError, match=r"skeleton must be two-dimensional.*\(3,\)"):
+        function(np.zeros(3, bool))
+
+
+@quick
+@given(masks)
+def test_distance_equals_scipy_at_every_pixel(mask):
+    everywhere = np.argwhere(np.ones_like(mask))
+    found = distance_to_background(mask, everywhere)
+    np.testing.assert_array_equal(found, distance_to_background_reference(mask, everywhere))
+
+
+def test_distance_refuses_pixels_outside():
+    with pytest.raises(ValueError, match=r"inside the \(4, 5\) mask"):
+        distance_to_background(np.ones((4, 5), bool), np.array([[4, 0]]))
+
+
+@quick
+@given(masks)
+def test_box_counts_equal_reference(mask):
+    np.testing.assert_array_equal(box_counts(mask), box_counts_reference(mask))
+
+
+def test_box_counts_of_a_square_are_powers_of_four():
+    assert box_counts(np.ones((16, 16), bool)).tolist() == [256, 64, 16, 4, 1]
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=9))
+def test_join_equals_reference(pairs):
+    # Points are numbered; those at the ends are replaced by their node, as the contract says.
+    edges = np.array(pairs, np.int64).reshape(-1, 2)
+    offsets = 4 * np.arange(len(edges) + 1)
+    points = np.stack([np.arange(4 * len(edges)) + 100.0, np.zeros(4 * len(edges))], axis=1)
+    points[offsets[:-1], 0], points[offsets[1:] - 1, 0] = edges[:, 0], edges[:, 1]
+    found, expected = join_paths(edges, offsets), join_paths_reference(edges, offsets)
+    assert path_set(*found[:2], points[found[2]]) == path_set(*expected[:2], points[expected[2]])
+    assert len(found[0]) == len(expected[0])
+
+
+@quick
+@given(st.integers(0, 10_000), st.lists(st.integers(2, 20), min_size=1, max_size=5))
+def test_smoothing_equals_reference(seed, lengths):
+    rng = np.random.default_rng(seed)
+    offsets = np.cumsum([0, *lengths])
+    points = rng.normal(size=(offsets[-1], 2)).cumsum(axis=0)
+    closed = rng.random(len(lengths)) < 0.5
+    points[offsets[1:][closed] - 1] = points[offsets[:-1][closed]]
+    sigma = rng.uniform(0, 5, len(lengths))
+    found = smooth_paths(points, offsets, sigma, closed)
+    np.testing.assert_allclose(
+        found, smooth_paths_reference(points, offsets, sigma, closed), rtol=0, atol=1e-9
+    )
+    np.testing.assert_allclose(found[offsets[:-1]][~closed], points[offsets[:-1]][~closed], atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_width_equals_reference(seed):
+    rng = np.random.default_rng(seed)
+    mask = blobs(seed, (60, 70))
+    points = rng.uniform(0, [59, 69], (400, 2))
+    angle = rng.uniform(0, 2 * np.pi, 400)
+    normals = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    reach = rng.uniform(0.5, 20, 400)
+    found = width_across(mask, points, normals, reach)
+    np.testing.assert_allclose(found, width_across_reference(mask, points, normals, reach), atol=1e-9)
+    assert 0 < np.isnan(found).sum() < 400
+
+
+def test_kernels_compile_where_no_cache_can_be_written():
+    # A function without a source file has no place for a cache, like one in a read-only installation.
+    scope: dict = {}
+    exec(compile("def add(a, b):\n    return a + b\n", "<nowhere>", "exec"), scope)
+    assert compiled(scope["add"])(2, 3) == 5
