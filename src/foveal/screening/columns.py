@@ -1,0 +1,172 @@
+"""The columns of the results: one registry for the tables, the report's glossary and the documentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "integer", "number", "date"]
+Group = Literal["Photograph", "Quality", "Vessels", "Grader", "Provenance"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of `results.csv` and `results.parquet`.
+
+    Attributes:
+        name: as in the tables.
+        title: as in the report.
+        unit: "px", "mm", "1" for pure numbers; empty for text.
+        kind: type of the cells; each may be missing.
+        group: what it tells of.
+        description: what it means, in one or two sentences.
+    """
+
+    name: str
+    title: str
+    unit: str
+    kind: Kind
+    group: Group
+    description: str
+
+    @property
+    def heading(self) -> str:
+        """Title with its unit, where there is one to show."""
+        return f"{self.title} ({self.unit})" if self.unit not in ("", "1") else self.title
+
+
+def _photograph(name: str, title: str, unit: str, kind: Kind, description: str) -> Column:
+    return Column(name, title, unit, kind, "Photograph", description)
+
+
+PHOTOGRAPH = (
+    _photograph("name", "Photograph", "", "text", "File name without its ending; names all files about it."),
+    _photograph("path", "File", "", "text", "Path of the file, as it was found."),
+    _photograph(
+        "patient", "Patient", "", "text", "Salted hash of the patient's id in the manifest or the file."
+    ),
+    _photograph("laterality", "Eye", "", "text", "L left eye, R right eye, from the manifest or the file."),
+    _photograph("acquired", "Acquired", "", "date", "Day on which the photograph was taken, from the file."),
+    _photograph("height", "Height", "px", "integer", "Height of the upright photograph."),
+    _photograph("width", "Width", "px", "integer", "Width of the upright photograph."),
+    _photograph("frames", "Frames", "1", "integer", "Frames in the file; the first one is screened."),
+    _photograph("format", "Format", "", "text", "Format of the file's content, whatever its ending."),
+    _photograph("bit_depth", "Bit depth", "bit", "integer", "Significant bits a channel in the file."),
+    _photograph("spacing_row", "Row spacing", "mm/px", "number", "Distance of two rows on the retina."),
+    _photograph(
+        "spacing_column", "Column spacing", "mm/px", "number", "Distance of two columns on the retina."
+    ),
+    _photograph(
+        "field_shape", "Field shape", "", "text", "Field of view: circle, rectangle, or full (no border)."
+    ),
+    _photograph(
+        "field_diameter", "Field diameter", "px", "number", "Diameter of the field of view's circle."
+    ),
+    _photograph(
+        "field_completeness", "Field completeness", "1", "number", "Visible share of that circle, 0 to 1."
+    ),
+)
+
+QUALITY = (
+    Column(
+        "quality",
+        "Quality",
+        "",
+        "text",
+        "Quality",
+        "Image quality: good, usable, or reject (do not rely on it).",
+    ),
+    Column(
+        "quality_reasons", "Quality reasons", "", "text", "Quality", "Why it is not good; semicolons between."
+    ),
+)
+
+CONFIDENCE = Column(
+    "vessel_confidence",
+    "Vessel confidence",
+    "1",
+    "number",
+    "Vessels",
+    "Mean certainty |2 p - 1| of the vessel probability p over pixels that may be vessel (p >= 0.1), 0 to 1.",
+)
+
+PROVENANCE = (
+    Column("sha256", "Input hash", "", "text", "Provenance", "SHA-256 of the file that was screened."),
+    Column("foveal", "foveal version", "", "text", "Provenance", "Version of foveal that screened it."),
+    Column(
+        "vessel_weights", "Vessel weights", "", "text", "Provenance", "SHA-256 of the vessel model's weights."
+    ),
+)
+
+
+def quality_columns() -> list[Column]:
+    """Grade, reasons and measures of image quality."""
+    from foveal.scans.quality import MEASURES
+
+    measures = [
+        Column(f"quality_{name}", measure.title, measure.unit, "number", "Quality", measure.description)
+        for name, measure in MEASURES.items()
+    ]
+    return [*QUALITY, *measures]
+
+
+def vessel_columns() -> list[Column]:
+    """Biomarkers of the vessels."""
+    from foveal.measurement.biomarkers import BIOMARKERS
+
+    biomarkers = [
+        Column(name, biomarker.title, biomarker.unit, "number", "Vessels", biomarker.description)
+        for name, biomarker in BIOMARKERS.items()
+    ]
+    return [*biomarkers, CONFIDENCE]
+
+
+def grader_columns(classes: Sequence[str]) -> list[Column]:
+    """Result of a grader over `classes`; none without classes."""
+    if not classes:
+        return []
+    return [
+        Column("grade", "Grade", "", "text", "Grader", "The grader's most probable class."),
+        Column(
+            "grade_uncertainty",
+            "Grade uncertainty",
+            "1",
+            "number",
+            "Grader",
+            "Entropy of the class probabilities over that of a uniform guess: 0 certain, 1 a pure guess.",
+        ),
+        *(
+            Column(
+                f"probability_{name}",
+                f"P({name})",
+                "1",
+                "number",
+                "Grader",
+                f"Probability of {name}, 0 to 1.",
+            )
+            for name in classes
+        ),
+        Column(
+            "grader_weights", "Grader weights", "", "text", "Provenance", "SHA-256 of the grader's weights."
+        ),
+    ]
+
+
+def result_columns(classes: Sequence[str] = ()) -> list[Column]:
+    """All columns of the results, in order, for a run with a grader over `classes` or without one."""
+    return [*PHOTOGRAPH, *quality_columns(), *vessel_columns(), *grader_columns(classes), *PROVENANCE]
+
+
+def columns_as_markdown(columns: Sequence[Column]) -> str:
+    """The columns as a Markdown table."""
+    rows = [
+        f"| `{column.name}` | {column.unit or ' '} | {column.kind} | {column.title}. {column.description} |"
+        for column in columns
+    ]
+    return "\n".join(["| column | unit | type | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
+def index_columns() -> list[str]:
+    """Names of the number columns that the report's index shows; the tables have all."""
+    from foveal.measurement.biomarkers import BIOMARKERS
+
+    return [*list(BIOMARKERS)[:7], CONFIDENCE.name]

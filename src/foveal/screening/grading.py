@@ -1,0 +1,105 @@
+"""Grading a photograph with a saved classifier: probabilities, uncertainty, and where it looked."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from foveal.scans.field_of_view import FieldOfView
+from foveal.screening.records import Value
+
+
+class Grader:
+    """A classifier on the square around the field of view.
+
+    Args:
+        folder: saved `Classifier`.
+        device: torch device.
+
+    Raises:
+        OSError, ValueError: the folder cannot be loaded as a classifier.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        from foveal.models import Classifier
+
+        self.model = Classifier.from_pretrained(folder).to(device).eval()
+        self.device = device
+
+    def __call__(self, image: np.ndarray, field: FieldOfView) -> tuple[dict[str, Value], np.ndarray]:
+        """Grade one photograph.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            field: its field of view.
+
+        Returns:
+            Cells of the grader's columns, and the relevance of the chosen class as (h, w) uint8 over the
+            whole photograph, scaled to the report's soft overlays.
+        """
+        import torch
+
+        from foveal.explanation.cam import explain
+        from foveal.models.classifier import predictive_entropy
+
+        config = self.model.config
+        square, corner, side = field_square(image, field, size=config.size)
+        batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device, torch.float32) / 255
+        probabilities = self.model.predict_proba(batch)
+        chosen = int(probabilities.argmax())
+        relevance = explain(self.model, batch, torch.tensor([chosen], device=self.device))
+        values: dict[str, Value] = {
+            "grade": config.classes[chosen],
+            "grade_uncertainty": float(f"{float(predictive_entropy(probabilities)[0]):.6g}"),
+        }
+        for name, probability in zip(config.classes, probabilities[0].tolist(), strict=True):
+            values[f"probability_{name}"] = float(f"{probability:.6g}")
+        heat = relevance[0].detach().float().cpu().clamp_min(0)
+        heat = heat / heat.max().clamp_min(1e-12)
+        return values, place_square((heat * 255).round().to(torch.uint8).numpy(), corner, side, field)
+
+
+def field_square(
+    image: np.ndarray, field: FieldOfView, *, size: int
+) -> tuple[np.ndarray, tuple[int, int], int]:
+    """The square around the field of view at `size` pixels, black outside the field.
+
+    Returns:
+        (size, size, 3) uint8; (row, column) of the square's corner in the photograph, maybe negative; its
+        side in pixels of the photograph.
+    """
+    top, left, bottom, right = field.box
+    side = max(bottom - top, right - left)
+    corner = (top - (side - (bottom - top)) // 2, left - (side - (right - left)) // 2)
+    inside = np.where(field.mask[top:bottom, left:right, None], image[top:bottom, left:right], 0)
+    square = np.zeros((side, side, 3), np.uint8)
+    row, column = top - corner[0], left - corner[1]
+    square[row : row + bottom - top, column : column + right - left] = inside
+    picture = Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(picture).copy(), corner, side
+
+
+def place_square(levels: np.ndarray, corner: tuple[int, int], side: int, field: FieldOfView) -> np.ndarray:
+    """Put a map over the field's square back onto the photograph, at the size of soft overlays.
+
+    Args:
+        levels: (s, s) uint8 over the square.
+        corner, side: where the square lies, as `field_square` told.
+        field: its mask tells the photograph's size; the map is 0 outside it.
+
+    Returns:
+        (h, w) uint8.
+    """
+    from foveal.screening.pictures import SOFT_SIDE, fitted_size
+
+    height, width = field.mask.shape
+    size = fitted_size((height, width), SOFT_SIDE)
+    scale_x, scale_y = width / size[0], height / size[1]
+    factor = levels.shape[0] / side
+    # PIL's affine takes output pixels to input pixels, both measured at pixel corners.
+    affine = (scale_x * factor, 0, -corner[1] * factor, 0, scale_y * factor, -corner[0] * factor)
+    placed = Image.fromarray(levels).transform(
+        size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+    )
+    visible = Image.fromarray(field.mask).convert("L").resize(size, Image.Resampling.NEAREST)
+    return np.where(np.asarray(visible) > 0, np.asarray(placed), np.uint8(0))

@@ -1,0 +1,107 @@
+"""What is known of one screened photograph: the record beside its pictures, which is also the resume marker."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foveal.screening.files import write_atomically
+
+Value = str | int | float | None
+"""One cell of the results; None where a value is missing."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photograph that could not be screened.
+
+    Attributes:
+        path: the file.
+        name: the name its results would have had.
+        stage: the step that failed ("find", "read", "field of view", "quality", "vessels", "biomarkers",
+            "grader", "write" or "worker").
+        reason: what was found and what is allowed, in one line.
+    """
+
+    path: str
+    name: str
+    stage: str
+    reason: str
+
+
+class Provenance(BaseModel):
+    """Everything besides the input that decides a result; two equal ones give equal results.
+
+    Attributes:
+        foveal: version of this package.
+        settings: SHA-256 of the settings that change a result.
+        vessel_weights: SHA-256 of the vessel model's weights.
+        grader_weights: SHA-256 of the grader's weights; None without a grader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    foveal: str
+    settings: str
+    vessel_weights: str
+    grader_weights: str | None = None
+
+
+class Record(BaseModel):
+    """One finished photograph. Written after all its other files, so that its presence means they are whole.
+
+    Attributes:
+        name: file name of the results, without ending.
+        input_sha256: hash of the file that was screened.
+        provenance: what else decided the result.
+        software: versions of the packages that computed it.
+        values: column name to value, one row of the results table.
+        reasons: why the quality is not "good".
+        notes: remarks on the input ("frame 1 of 12 is screened").
+        outputs: path within the report to size in bytes, of each file written for this photograph.
+        thumbnail: data URI, at most 96 pixels.
+        seconds: wall time of each step.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    input_sha256: str
+    provenance: Provenance
+    software: dict[str, str]
+    values: dict[str, Value]
+    reasons: list[str]
+    notes: list[str]
+    outputs: dict[str, int]
+    thumbnail: str
+    seconds: dict[str, float]
+
+
+def record_path(report: Path, name: str) -> Path:
+    """Where the record of photograph `name` lies within a report folder."""
+    return report / "scans" / f"{name}.json"
+
+
+def write_record(report: Path, record: Record) -> None:
+    """Write a record, atomically.
+
+    Raises:
+        OSError: the report folder cannot be written.
+    """
+    write_atomically(record_path(report, record.name), record.model_dump_json(indent=1))
+
+
+def read_record(report: Path, name: str) -> Record | None:
+    """The record of photograph `name`, or None where there is none that this version understands."""
+    try:
+        return Record.model_validate_json(record_path(report, name).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def outputs_are_whole(report: Path, record: Record) -> bool:
+    """Whether every file that a record lists is present with its size."""
+    try:
+        return all((report / path).stat().st_size == size for path, size in record.outputs.items())
+    except OSError:
+        return False

@@ -1,0 +1,296 @@
+"""A screening run: find the photographs, screen those that are not done, and build the tables and the report."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import foveal
+from foveal.screening.files import file_sha256, sweep_partial_files, write_atomically
+from foveal.screening.pool import WorkerPool
+from foveal.screening.records import Failure, Provenance, Record, outputs_are_whole, read_record
+from foveal.screening.screener import Job
+from foveal.screening.settings import ScreenSettings
+
+if TYPE_CHECKING:
+    from foveal.scans.discovery import ScanRef
+
+MARKER = "report.json"
+_FOLDERS = ("vessels", "masks", "scans")
+_LISTED_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class ScreenSummary:
+    """How a run ended.
+
+    Attributes:
+        report: folder of the report.
+        screened: photographs done in this run.
+        resumed: photographs that an earlier run had done already.
+        failures: photographs without results, in the order in which they were found.
+        seconds: wall time of the run.
+        error: why nothing could start; None when something did.
+    """
+
+    report: Path
+    screened: int = 0
+    resumed: int = 0
+    failures: tuple[Failure, ...] = ()
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def index(self) -> Path:
+        """First page of the report."""
+        return self.report / "index.html"
+
+    @property
+    def exit_code(self) -> int:
+        """0 all photographs are done, 1 some failed, 2 nothing could start."""
+        if self.error is not None:
+            return 2
+        return 1 if self.failures else 0
+
+
+def screen(
+    source: str | Path,
+    out: str | Path,
+    settings: ScreenSettings | None = None,
+    *,
+    model: str | Path | None = None,
+    progress: bool = True,
+) -> ScreenSummary:
+    """Screen eye photographs into a report; run again with the same arguments to go on after a stop.
+
+    Writes into `out`: `index.html`, `scans/NAME.html` (pages), `scans/NAME.json` (records), `vessels/NAME.png`
+    (16-bit grey, probability x 65535, original size), `masks/NAME.png` (8-bit: 0 background, 3 vessel),
+    `results.csv`, `results.parquet`, `columns.md`, `failures.csv`. A photograph is taken as done when its file,
+    the settings that matter, the weights and foveal's version are those of its record.
+
+    Args:
+        source: folder, file, glob pattern, or CSV / Parquet manifest.
+        out: folder of the report; new, empty, or an earlier report.
+        settings: how to screen.
+        model: folder of a saved `Classifier` that grades each photograph as well.
+        progress: show a progress bar, and at the end what failed and where the report is.
+
+    Returns:
+        The summary. A wrong source, report folder or model is not raised: it is `summary.error`, with exit
+        status 2. A photograph that fails never stops the others.
+    """
+    settings, report = settings or ScreenSettings(), Path(out)
+    console = Console(stderr=True, quiet=not progress)
+    started = time.perf_counter()
+    try:
+        refs = _find(source)
+        job = _prepare(report, settings, Path(model) if model is not None else None)
+    except (OSError, ValueError, ImportError) as error:
+        console.print(f"[red]nothing could start:[/] {error}", highlight=False)
+        return ScreenSummary(report, error=str(error))
+
+    done: dict[str, Record] = {}
+    failed = {ref.name: Failure(str(ref.path), ref.name, "find", ref.error) for ref in refs if ref.error}
+    waiting = [ref for ref in refs if not ref.error]
+    with _bar(console) as bar:
+        for ref, record in bar.track(
+            _finished(waiting, job), len(waiting), description="Looking for finished ones"
+        ):
+            if record is not None:
+                done[ref.name] = record
+        resumed = len(done)
+        waiting = [ref for ref in waiting if ref.name not in done]
+        for outcome in bar.track(_outcomes(waiting, job), len(waiting), description="Screening"):
+            if isinstance(outcome, Failure):
+                failed[outcome.name] = outcome
+            else:
+                done[outcome.name] = outcome
+        records = [done[ref.name] for ref in refs if ref.name in done]
+        failures = tuple(failed[ref.name] for ref in refs if ref.name in failed)
+        _build_report(report, records, failures, settings, bar.track)
+
+    summary = ScreenSummary(
+        report, len(records) - resumed, resumed, failures, round(time.perf_counter() - started, 3)
+    )
+    _tell(console, summary)
+    return summary
+
+
+def _find(source: str | Path) -> list["ScanRef"]:
+    from foveal.scans.discovery import find_scans
+
+    refs = find_scans(source)
+    if not refs:
+        raise ValueError(f"{source} holds no photograph; allowed: JPEG, PNG, TIFF, BMP and DICOM files")
+    return refs
+
+
+def _prepare(report: Path, settings: ScreenSettings, grader: Path | None) -> Job:
+    """Check everything that all photographs depend on, then claim the report folder.
+
+    Raises:
+        OSError: a model folder is incomplete, or the report folder cannot be written.
+        ValueError: a model cannot be loaded, or the report folder holds something else.
+    """
+    _refuse_foreign_folder(report)
+    import torch
+
+    from foveal.models import shipped_model, weights_hash
+
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch sees no CUDA device; allowed here: 'cpu' or 'auto'")
+    vessel_model = settings.vessel_model or shipped_model("vessels")
+    job = Job(
+        report=report,
+        settings=settings,
+        provenance=Provenance(
+            foveal=foveal.__version__,
+            settings=settings.result_hash(),
+            vessel_weights=weights_hash(vessel_model),
+            grader_weights=weights_hash(grader) if grader is not None else None,
+        ),
+        vessel_model=vessel_model,
+        grader=grader,
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+    replace(job, device="cpu")()  # a model that does not load is told once, here, and not once a photograph
+    for folder in (report, *(report / name for name in _FOLDERS)):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_partial_files(folder)
+    marker = {"report": "foveal screening", "foveal": foveal.__version__, "at": datetime.now(UTC).isoformat()}
+    write_atomically(report / MARKER, json.dumps(marker, indent=1) + "\n")
+    return job
+
+
+def _refuse_foreign_folder(report: Path) -> None:
+    if not report.exists():
+        return
+    if not report.is_dir():
+        raise ValueError(f"{report} is a file; the report needs a folder")
+    if not (report / MARKER).is_file() and any(report.iterdir()):
+        raise ValueError(
+            f"{report} holds other files and is no foveal report (it has no {MARKER}); name a new or an empty folder"
+        )
+
+
+def _finished(refs: Sequence["ScanRef"], job: Job) -> Iterator[tuple["ScanRef", Record | None]]:
+    """Each photograph with its record, or None where it has to be screened."""
+    with ThreadPoolExecutor(_cores()) as threads:
+        yield from zip(refs, threads.map(partial(_finished_record, job=job), refs), strict=True)
+
+
+def _finished_record(ref: "ScanRef", job: Job) -> Record | None:
+    from foveal.screening.report import page_is_whole
+
+    record = read_record(job.report, ref.name)
+    if record is None or record.provenance != job.provenance:
+        return None
+    if not (outputs_are_whole(job.report, record) and page_is_whole(job.report, ref.name)):
+        return None
+    with contextlib.suppress(OSError):
+        if file_sha256(ref.path) == record.input_sha256:
+            return _with_place(record, ref)
+    return None
+
+
+def _with_place(record: Record, ref: "ScanRef") -> Record:
+    """A finished record with what the source says of the photograph now: it may have been moved."""
+    return record.model_copy(update={"values": record.values | {"path": str(ref.path)}})
+
+
+def _outcomes(refs: Sequence["ScanRef"], job: Job) -> Iterator[Record | Failure]:
+    """Screen photographs in this process or over several, in no particular order."""
+    workers = min(job.settings.workers or (_cores() if job.device == "cpu" else 1), len(refs))
+    if workers <= 1:
+        screener = job() if refs else None
+        for ref in refs:
+            assert screener is not None
+            yield screener(ref)
+        return
+    threads = max(1, _cores() // workers)
+    pool: WorkerPool[ScanRef, Record | Failure] = WorkerPool(
+        replace(job, threads=threads), workers=workers, threads=threads, lost=_lost
+    )
+    yield from pool.map(refs)
+
+
+def _lost(ref: "ScanRef") -> Failure:
+    reason = (
+        "the process that screened it was killed twice, the second time with nothing beside it: most likely it "
+        "needs more memory than there is; set `max_megapixels` below its size or use a larger machine"
+    )
+    return Failure(str(ref.path), ref.name, "worker", reason)
+
+
+def _build_report(
+    report: Path,
+    records: Sequence[Record],
+    failures: Sequence[Failure],
+    settings: ScreenSettings,
+    track: Callable,
+) -> None:
+    from foveal.screening.columns import index_columns
+    from foveal.screening.report import Overview, write_final_page, write_index
+    from foveal.screening.tables import write_failures, write_results
+
+    overview = Overview.of(records, title=settings.title)
+    write_results(report, records, overview.columns)
+    write_failures(report, failures)
+    names = [record.name for record in records]
+    neighbours = zip(records, [None, *names[:-1]], [*names[1:], None], strict=True)
+    for record, previous, following in track(neighbours, len(records), description="Writing the report"):
+        write_final_page(report, record, overview, previous=previous, following=following)
+    write_index(report, records, failures, overview, shown=index_columns())
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _tell(console: Console, summary: ScreenSummary) -> None:
+    from rich.markup import escape
+
+    resumed = f" ({summary.resumed} of them by an earlier run)" if summary.resumed else ""
+    console.print(f"{summary.screened + summary.resumed} screened{resumed}, {len(summary.failures)} failed")
+    for failure in summary.failures[:_LISTED_FAILURES]:
+        text = escape(f"{failure.path}: {failure.stage}: {failure.reason}")
+        console.print(f"  [red]failed[/] {text}", highlight=False)
+    if len(summary.failures) > _LISTED_FAILURES:
+        rest = len(summary.failures) - _LISTED_FAILURES
+        console.print(f"  and {rest} more, all in {escape(str(summary.report / 'failures.csv'))}")
+    console.print(f"report: {escape(str(summary.index))}", highlight=False, soft_wrap=True)
