@@ -37,3 +37,21 @@ class Objective(nn.Module, ABC):
         Returns:
             Scalars, each a mean over the batch; `"loss"` is the one that is minimised, the others are logged.
         """
+
+
+def check_losses(losses: Any, objective: nn.Module) -> None:
+    """Refuse what `objective` returned when it breaks the contract.
+
+    Raises:
+        ValueError: no dict, no key "loss", or a value that is no scalar tensor; names the objective.
+    """
+    name = type(objective).__name__
+    if not isinstance(losses, dict) or "loss" not in losses:
+        found = sorted(losses) if isinstance(losses, dict) else type(losses).__name__
+        raise ValueError(
+            f"{name} returned {found}; an objective returns a dict of scalars with the key 'loss'"
+        )
+    for key, value in losses.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} returned {key!r} as {shape}; every loss is a scalar tensor")

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from foveal.training.sharding import placed_like
+
 
 class WeightAverage:
     """Running average of a model's trainable parameters.
@@ -24,7 +26,8 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float, *, warmup: bool = True) -> None:
         self.decay, self.warmup = decay, warmup
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._names, self._parameters = list(trained), list(trained.values())
+        self._names = list(trained)
+        self._parameters: list[Tensor] = list(trained.values())
         self._averages = [value.detach().clone() for value in self._parameters]
 
     @torch.no_grad()
@@ -64,4 +67,4 @@ class WeightAverage:
             odd = sorted(state.keys() ^ set(self._names))
             raise ValueError(f"averaged weights do not fit the model; differing names: {odd[:5]}")
         for name, value in zip(self._names, self._averages, strict=True):
-            value.copy_(state[name])
+            value.copy_(placed_like(state[name], value))

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from foveal.training.sharding import placed_like
+
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 _SEPARATOR = "|"  # between a parameter's name and the optimiser's; no module name contains it
@@ -162,7 +164,7 @@ def load_optimizer_tensors(
     Raises:
         CheckpointError: a name or shape belongs to no parameter of the optimiser.
     """
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     state: dict[Tensor, dict[str, Tensor]] = {}
     for full_name, value in tensors.items():
@@ -175,7 +177,7 @@ def load_optimizer_tensors(
         if value.ndim == 0:  # the step counter lives where the fused kernels look for it
             own = value.to(parameter.device)
         elif value.shape == parameter.shape:
-            own = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            own = placed_like(value, parameter)
         else:
             raise CheckpointError(
                 f"optimiser state {full_name!r} has shape {tuple(value.shape)}, the parameter "

@@ -6,50 +6,43 @@ import hashlib
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from foveal.objectives.base import Objective
+from foveal.objectives.base import Objective, check_losses
 from foveal.training import checkpoints as saved
 from foveal.training.averaging import WeightAverage
-from foveal.training.checkpoints import Checkpoint, CheckpointError
+from foveal.training.devices import start_accelerator, to_device
 from foveal.training.groups import build_optimizer, check_groups, decay_groups
-from foveal.training.randomness import (
-    capture_randomness,
-    restore_randomness,
-    seed_everything,
-    without_touching_randomness,
-)
-from foveal.training.records import LossWindow, Row, RunRecord, check_finite, progress_line
+from foveal.training.randomness import seed_everything, without_touching_randomness
+from foveal.training.records import Row, RunRecord, check_finite, progress_line
 from foveal.training.sampling import (
     IndexedDataset,
     SampledDataset,
     StreamPositions,
     check_weights,
     stream_loader,
-    to_device,
 )
 from foveal.training.schedules import learning_rate_factor
-from foveal.training.settings import FREE_ON_RESUME, TrainingSettings
-
-
-@dataclass(frozen=True)
-class Best:
-    """Best evaluation of a run: after how many steps, and the monitored figure."""
-
-    step: int
-    value: float
+from foveal.training.settings import TrainingSettings
+from foveal.training.sharding import whole
+from foveal.training.snapshots import (
+    Best,
+    Parts,
+    RunState,
+    check_continues,
+    load_weights,
+    put_back,
+    take_snapshot,
+)
 
 
 @dataclass(frozen=True)
@@ -70,18 +63,6 @@ class TrainingResult:
     best: Best | None
     seconds: float
     stopped_early: bool
-
-
-@dataclass
-class _State:
-    """What changes from step to step, besides tensors; saved as JSON."""
-
-    step: int = 0
-    best: Best | None = None
-    evaluations_without_gain: int = 0
-    stopped: bool = False
-    seconds: float = 0.0
-    window: LossWindow = field(default_factory=LossWindow)
 
 
 def fit(
@@ -180,16 +161,20 @@ class _Run:
         self.objective, self.data, self.settings, self.folder = objective, data, settings, folder
         self.evaluate, self.monitor, self.sign = evaluate, monitor, 1.0 if direction == "higher" else -1.0
         self.weights, self.collate = weights, collate
-        self.accelerator = _accelerator(settings)
+        self.accelerator = start_accelerator(settings)
         if settings.channels_last:
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.module, self.optimizer = self.accelerator.prepare(objective, build_optimizer(groups, settings))
+        self.module, prepared = self.accelerator.prepare(objective, build_optimizer(groups, settings))
+        self.optimizer = prepared.optimizer
+        # the wrapper is needed for its scaler only, and costs 0.3 ms a step
+        self.stepper = prepared if self.accelerator.scaler is not None else self.optimizer
         self.peak_rates = [group["lr"] * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
         decay = settings.ema_decay
         self.average = None if decay is None else WeightAverage(objective, decay, warmup=settings.ema_warmup)
+        self.parts = Parts(self.accelerator, objective, self.optimizer, self.average)
         self.reads_out_freely = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
         self.losses_checked = False
-        self.state = _State()
+        self.state = RunState()
         self.best_weights: dict[str, Tensor] | None = None
         self.record: RunRecord | None = None
 
@@ -222,7 +207,7 @@ class _Run:
         began, before = time.perf_counter(), state.seconds
         title = type(self.objective).__name__
         with progress_line(title, total=settings.steps, done=state.step, shown=progress and main) as line:
-            batches = iter(loader)
+            batches = iter(loader if state.step < settings.steps and not state.stopped else ())
             self.module.train()
             self.optimizer.zero_grad(set_to_none=True)
             while state.step < settings.steps and not state.stopped:
@@ -264,7 +249,7 @@ class _Run:
             with nullcontext() if turn == rounds - 1 else accelerator.no_sync(self.module):
                 losses = self.module(batch)
                 if not self.losses_checked:
-                    _check_losses(losses, self.objective)
+                    check_losses(losses, self.objective)
                     self.losses_checked = True
                 for name, value in losses.items():
                     part = value.detach().float()
@@ -277,7 +262,7 @@ class _Run:
         if self.settings.gradient_clip is not None:
             norm = accelerator.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
             totals["gradient_norm"] = torch.as_tensor(norm).detach().float()
-        self.optimizer.step()
+        self.stepper.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(step)
@@ -344,7 +329,7 @@ class _Run:
         return {f"evaluation/{name}": value for name, value in figures[0].items()}
 
     def _keep_best(self) -> None:
-        weights = self.objective.state_dict()
+        weights = whole(self.objective.state_dict())
         if self.folder is None:
             self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         elif self.accelerator.is_main_process:
@@ -356,11 +341,11 @@ class _Run:
         if self.settings.final_weights == "best" and self.state.best is not None:
             best = self.best_weights if self.folder is None else load_file(self.folder / "best.safetensors")
             assert best is not None
-            self.objective.load_state_dict(best)
+            load_weights(self.objective, best)
         elif self.average is not None:
             self.average.copy_to_model()
 
-    def _describe(self) -> dict[str, Any]:
+    def _conditions(self) -> dict[str, Any]:
         """What a resumed run must have in common with the saved one."""
         weights = None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest()
         return {
@@ -376,36 +361,13 @@ class _Run:
         """Write a checkpoint of everything that the next step depends on."""
         if self.folder is None:
             return
-        accelerator, state = self.accelerator, self.state
-        tensors, values = capture_randomness()
-        ranks = gather_object([(tensors, values)])
-        if accelerator.is_main_process:
-            assert self.record is not None
-            files = {
-                "model": self.objective.state_dict(),
-                "optimizer": saved.optimizer_tensors(self.objective, self.optimizer.optimizer),
-                "random": {f"{i}/{name}": t for i, (own, _) in enumerate(ranks) for name, t in own.items()},
-            }
-            if self.average is not None:
-                files["average"] = self.average.state()
-            content = {
-                "run": self._describe(),
-                "history": self.record.history,
-                "window": state.window.entries,
-                "best": None if state.best is None else [state.best.step, state.best.value],
-                "evaluations_without_gain": state.evaluations_without_gain,
-                "stopped": state.stopped,
-                "seconds": state.seconds,
-                "random": [own for _, own in ranks],
-                "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-                "torch": torch.__version__,
-            }
+        assert self.record is not None
+        checkpoint = take_snapshot(self.parts, self.state, self.record.history, self._conditions())
+        if self.accelerator.is_main_process:
             saved.save_checkpoint(
-                self.folder / "checkpoints",
-                Checkpoint(step=state.step, tensors=files, values=content),
-                keep=self.settings.keep_checkpoints,
+                self.folder / "checkpoints", checkpoint, keep=self.settings.keep_checkpoints
             )
-        accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
     def _resume(self, resume: bool) -> list[Row]:
         """Continue from the newest whole checkpoint, if there is one; returns the rows logged before it."""
@@ -421,109 +383,9 @@ class _Run:
         self.accelerator.wait_for_everyone()
         checkpoint = saved.newest_checkpoint(folder)
         if checkpoint is not None:
-            check_continues(folder, checkpoint, self._describe(), self.settings)
-            self._load(checkpoint)
+            check_continues(folder, checkpoint, self._conditions(), self.settings)
+            self.state = put_back(self.parts, checkpoint)
         if self.accelerator.is_main_process:
-            text = json.dumps(self._describe()["settings"], indent=2)
+            text = json.dumps(self._conditions()["settings"], indent=2)
             saved.write_text(self.folder / "settings.json", text + "\n")
         return checkpoint.values["history"] if checkpoint is not None else []
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        """Put everything back as it was after `checkpoint.step` updates."""
-        tensors, values, accelerator = checkpoint.tensors, checkpoint.values, self.accelerator
-        try:
-            self.objective.load_state_dict(tensors["model"])
-            saved.load_optimizer_tensors(self.objective, self.optimizer.optimizer, tensors["optimizer"])
-            if self.average is not None:
-                self.average.load(tensors["average"])
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the weights saved in {self.folder} do not fit this objective: {error}"
-            ) from error
-        if accelerator.scaler is not None and values["scaler"] is not None:
-            accelerator.scaler.load_state_dict(values["scaler"])
-        if len(values["random"]) == accelerator.num_processes:
-            own = f"{accelerator.process_index}/"
-            states = {n.removeprefix(own): t for n, t in tensors["random"].items() if n.startswith(own)}
-            restore_randomness(states, values["random"][accelerator.process_index])
-        else:
-            warnings.warn(
-                f"the run was saved by {len(values['random'])} processes and continues on "
-                f"{accelerator.num_processes}: its samples stay the same, its dropout does not",
-                stacklevel=2,
-            )
-        best = values["best"]
-        self.state = _State(
-            step=checkpoint.step,
-            best=None if best is None else Best(*best),
-            evaluations_without_gain=values["evaluations_without_gain"],
-            stopped=values["stopped"],
-            seconds=values["seconds"],
-            window=LossWindow([(step, row) for step, row in values["window"]]),
-        )
-
-
-def check_continues(
-    folder: Path, checkpoint: Checkpoint, now: dict[str, Any], settings: TrainingSettings
-) -> None:
-    """Refuse to continue a run under conditions that would make it another run.
-
-    `FREE_ON_RESUME` settings may differ. `steps` may, as long as the learning rate of the steps already done
-    stays what it was (constant and step schedules; a cosine stretches with `steps`).
-
-    Raises:
-        CheckpointError: names everything that differs.
-    """
-    then = checkpoint.values["run"]
-    differ = [
-        f"{name}: saved {then[name]!r}, now {now[name]!r}"
-        for name in now
-        if name != "settings" and then.get(name) != now[name]
-    ]
-    old, new = then["settings"], now["settings"]
-    for name in sorted(old.keys() | new.keys()):
-        if name in FREE_ON_RESUME or old.get(name) == new.get(name):
-            continue
-        told = f"setting {name!r}: saved {old.get(name)!r}, now {new.get(name)!r}"
-        if name == "steps":
-            before = TrainingSettings(**(new | {"steps": old["steps"]}))
-            if settings.steps >= checkpoint.step and all(
-                learning_rate_factor(before, step) == learning_rate_factor(settings, step)
-                for step in range(checkpoint.step)
-            ):
-                continue
-            told += f" (the {checkpoint.step} steps done would have had other learning rates)"
-        differ.append(told)
-    if differ:
-        raise CheckpointError(
-            f"{folder} holds a run under other conditions: {'; '.join(differ)}. Restore them, or train into "
-            "another folder"
-        )
-
-
-def _accelerator(settings: TrainingSettings) -> Accelerator:
-    """Accelerator of this call; the process-wide state follows when an earlier call had another precision."""
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != settings.mixed_precision:
-        AcceleratorState._reset_state()
-    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    if settings.mixed_precision == "fp16" and on_cpu:
-        raise ValueError("mixed_precision='fp16' needs a GPU; allowed on CPU: 'no', 'bf16'")
-    kwargs = DistributedDataParallelKwargs(find_unused_parameters=settings.find_unused_parameters)
-    return Accelerator(
-        mixed_precision=settings.mixed_precision, cpu=settings.device == "cpu", kwargs_handlers=[kwargs]
-    )
-
-
-def _check_losses(losses: Any, objective: nn.Module) -> None:
-    """Refuse an objective that breaks its contract."""
-    name = type(objective).__name__
-    if not isinstance(losses, dict) or "loss" not in losses:
-        found = sorted(losses) if isinstance(losses, dict) else type(losses).__name__
-        raise ValueError(
-            f"{name} returned {found}; an objective returns a dict of scalars with the key 'loss'"
-        )
-    for key, value in losses.items():
-        if not isinstance(value, Tensor) or value.ndim:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name} returned {key!r} as {shape}; every loss is a scalar tensor")

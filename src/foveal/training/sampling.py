@@ -12,10 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from foveal.training.randomness import seed_everything, without_touching_randomness
+from foveal.training.randomness import seed_cpu, without_touching_randomness
 
 _ORDER, _SAMPLE = 1, 2  # separate the streams that grow from one seed
 
@@ -168,7 +167,7 @@ class _Keyed(Dataset):
         if self.takes_generator:
             return self.data.sample(index, torch.Generator().manual_seed(seed))  # type: ignore[union-attr]
         with without_touching_randomness():
-            seed_everything(seed)
+            seed_cpu(seed)
             return self.data[index]  # type: ignore[index]
 
 
@@ -189,22 +188,3 @@ def stream_loader(
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(positions.seed % 2**32),
     )
-
-
-def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
-    """Move every tensor of a nested batch; 4-D float tensors become channels-last when asked."""
-    if isinstance(batch, Tensor):
-        layout = (
-            torch.channels_last
-            if channels_last and batch.ndim == 4 and batch.is_floating_point()
-            else torch.preserve_format
-        )
-        return batch.to(device, non_blocking=True, memory_format=layout)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device, channels_last=channels_last) for key, value in batch.items()}
-    if isinstance(batch, list | tuple) and any(
-        isinstance(value, Tensor | dict | list | tuple) for value in batch
-    ):
-        moved = [to_device(value, device, channels_last=channels_last) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch

@@ -27,12 +27,10 @@ class Settings(BaseModel):
         """Turn each unknown key into an error that tells the nearest field and all allowed ones."""
         if not isinstance(values, dict):
             return values
-        allowed: list[str] = []
-        for name, field in cls.model_fields.items():
-            allowed.append(field.alias or name)
+        allowed = list(cls.model_fields)
         complaints = []
         for key in values:
-            if key in allowed or key in cls.model_fields:
+            if key in allowed:
                 continue
             nearest = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.6)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
@@ -54,47 +52,65 @@ class TrainingSettings(Settings):
     sees the same samples on one processor or on eight.
     """
 
-    steps: int = Field(1000, ge=1, description="updates of the weights")
-    batch_size: int = Field(16, ge=1, description="samples a step, over all processes and rounds")
-    gradient_accumulation: int = Field(1, ge=1, description="rounds that one step's batch is cut into")
-    seed: int = Field(0, ge=0, description="seed of sample order, augmentation and dropout")
+    steps: int = Field(default=1000, ge=1, description="updates of the weights")
+    batch_size: int = Field(default=16, ge=1, description="samples a step, over all processes and rounds")
+    gradient_accumulation: int = Field(
+        default=1, ge=1, description="rounds that one step's batch is cut into"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of sample order, augmentation and dropout")
 
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="not applied to biases and norms (1-D parameters)")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's moment decays")
-    epsilon: float = Field(1e-8, gt=0, description="Adam's denominator floor")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, Nesterov's when above 0")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="not applied to biases and norms (1-D parameters)"
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adam's moment decays")
+    epsilon: float = Field(default=1e-8, gt=0, description="Adam's denominator floor")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, Nesterov's when above 0")
 
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    warmup_fraction: float = Field(0.0, ge=0, lt=1, description="the same as a share of `steps`")
-    minimum_factor: float = Field(0.0, ge=0, le=1, description="last learning rate over the peak (cosine)")
-    step_every: int = Field(1000, ge=1, description="steps between drops (schedule 'step')")
-    step_factor: float = Field(0.1, gt=0, le=1, description="what a drop multiplies by (schedule 'step')")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1, description="the same as a share of `steps`")
+    minimum_factor: float = Field(
+        default=0.0, ge=0, le=1, description="last learning rate over the peak (cosine)"
+    )
+    step_every: int = Field(default=1000, ge=1, description="steps between drops (schedule 'step')")
+    step_factor: float = Field(
+        default=0.1, gt=0, le=1, description="what a drop multiplies by (schedule 'step')"
+    )
     layer_decay: float | None = Field(
-        None, gt=0, le=1, description="layer-wise factor, for hooks that call `layer_decay_groups`"
+        default=None, gt=0, le=1, description="layer-wise factor, for hooks that call `layer_decay_groups`"
     )
 
-    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    gradient_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     device: Literal["auto", "cpu"] = "auto"
-    channels_last: bool = Field(False, description="store images and 2-D convolutions channels-last")
-    find_unused_parameters: bool = Field(False, description="for DDP, when some losses skip parameters")
+    channels_last: bool = Field(default=False, description="store images and 2-D convolutions channels-last")
+    find_unused_parameters: bool = Field(
+        default=False, description="for DDP, when some losses skip parameters"
+    )
 
-    ema_decay: float | None = Field(None, ge=0, lt=1, description="average of the weights; None is off")
-    ema_warmup: bool = Field(True, description="bound the decay by (1 + t) / (10 + t) in early steps")
+    ema_decay: float | None = Field(
+        default=None, ge=0, lt=1, description="average of the weights; None is off"
+    )
+    ema_warmup: bool = Field(default=True, description="bound the decay by (1 + t) / (10 + t) in early steps")
 
-    evaluate_every: int | None = Field(None, ge=1, description="steps; None evaluates after the last only")
-    patience: int | None = Field(None, ge=1, description="evaluations without gain before stopping")
-    minimum_gain: float = Field(0.0, ge=0, description="what the monitored figure has to gain to count")
-    final_weights: Literal["last", "best"] = Field("last", description="what the objective ends with")
+    evaluate_every: int | None = Field(
+        default=None, ge=1, description="steps; None evaluates after the last only"
+    )
+    patience: int | None = Field(default=None, ge=1, description="evaluations without gain before stopping")
+    minimum_gain: float = Field(
+        default=0.0, ge=0, description="what the monitored figure has to gain to count"
+    )
+    final_weights: Literal["last", "best"] = Field(default="last", description="what the objective ends with")
 
-    checkpoint_every: int | None = Field(None, ge=1, description="steps; None saves after the last only")
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints stay")
-    log_every: int = Field(20, ge=1, description="steps that one logged row averages")
-    tensorboard: bool = Field(True, description="write TensorBoard events beside log.csv")
-    workers: int = Field(0, ge=0, description="processes that load samples")
+    checkpoint_every: int | None = Field(
+        default=None, ge=1, description="steps; None saves after the last only"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="how many of the newest checkpoints stay")
+    log_every: int = Field(default=20, ge=1, description="steps that one logged row averages")
+    tensorboard: bool = Field(default=True, description="write TensorBoard events beside log.csv")
+    workers: int = Field(default=0, ge=0, description="processes that load samples")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
