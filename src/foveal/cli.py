@@ -73,7 +73,7 @@ app = typer.Typer(
     name="foveal",
     cls=_Commands,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="For research use. Not a medical device; not for diagnosis.",
@@ -275,23 +275,22 @@ class _Findings:
 @app.command()
 def info() -> None:
     """Show versions, devices, shipped weights and optional parts: what a bug report needs."""
-    import hashlib
-    from importlib import metadata, resources
+    from importlib import metadata
 
+    from foveal.models.pretrained import WEIGHTS, weights_hash
+    from foveal.models.shipped import list_shipped, shipped_model
     from foveal.recipes.evidence import describe_environment
 
     console = _console()
     for name, value in describe_environment().items():
         console.print(f"{name}: {value}", markup=False)
     console.print("\nshipped weights:")
-    shipped = Path(str(resources.files("foveal"))) / "models" / "weights"
-    weights = sorted(shipped.rglob("*.safetensors"))
-    for path in weights:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        size = path.stat().st_size / 1e6
-        console.print(f"  {path.parent.relative_to(shipped)}: {size:.2f} MB, sha256 {digest}", markup=False)
-    if not weights:
-        console.print(f"  none in {shipped}", markup=False)
+    for name in list_shipped():
+        folder = shipped_model(name)
+        size = (folder / WEIGHTS).stat().st_size / 1e6
+        console.print(f"  {name}: {size:.2f} MB, sha256 {weights_hash(folder)}", markup=False)
+    if not list_shipped():
+        console.print("  none")
     console.print("\noptional parts:")
     for extra in metadata.metadata("foveal").get_all("Provides-Extra") or []:
         missing = _missing_of_extra(extra)
