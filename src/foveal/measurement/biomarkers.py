@@ -85,8 +85,8 @@ class Biomarker:
     Attributes:
         name: the column, with its unit where it has a physical one.
         title: for people.
-        unit: "fraction" of 1; "px"; "field" diameters, or thousandths or inverses of it; "mm"; "um"; "1" for a
-            pure number; "count".
+        unit: "fraction" of 1; "px"; "field" diameters, or thousandths or inverses of it; "mm"; "um"; "1"
+            for a pure number; "count".
         description: what it is and how it is computed.
         source: where the definition comes from.
         function: from a measurement to the value; raises `MissingError` with the reason where there is none.
@@ -282,7 +282,8 @@ def vessel_calibre_p90_field(m: VesselMeasurement) -> float:
 
 @register("vessel_calibre_spread_field", "Spread of calibre", "field/1000", VASCX)
 def vessel_calibre_spread_field(m: VesselMeasurement) -> float:
-    """Standard deviation of the vessel width along all centre lines, in thousandths of the field's diameter."""
+    """Standard deviation of the vessel width along all centre lines, in thousandths of the field's
+    diameter."""
     widths, spans = m.calibres
     variance = np.average((widths - _mean_calibre(m)) ** 2, weights=spans)
     return 1000 * float(np.sqrt(variance)) / m.field.diameter
@@ -314,7 +315,8 @@ def tortuosity_total(m: VesselMeasurement) -> float:
 def fractal_dimension(m: VesselMeasurement) -> float:
     """Box-counting dimension D0 of the vessel mask, 0 to 2: the slope of log N(s) against -log s by least
     squares over all box sides s = 1, 2, 4, ... up to half of the mask's extent. N(s) is the least count
-    of four grids, one from each corner of the mask's bounding box, so that no turn of the image changes it."""
+    of four grids, one from each corner of the mask's bounding box, so that no turn of the image changes
+    it."""
     rows, columns = np.flatnonzero(m.vessels.any(axis=1)), np.flatnonzero(m.vessels.any(axis=0))
     if not len(rows):
         raise MissingError(NO_VESSEL)

@@ -5,14 +5,20 @@ from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from skimage.morphology import skeletonize
 
-from foveal.kernels.distance import distance_to_background
-from foveal.kernels.paths import join_paths, smooth_paths, width_across
+from foveal.kernels.paths import smooth_paths, width_across
 from foveal.kernels.skeleton import trace_skeleton
 from foveal.measurement.orientation import standard_orientation
+from foveal.measurement.simplification import (
+    Paths,
+    fill_holes,
+    half_widths,
+    restore_ends,
+    simplify,
+    steps,
+    sum_by_path,
+)
 
 
 class NodeKind(IntEnum):
@@ -36,7 +42,8 @@ class VesselGraph:
         edges: (E, 2) int64 first and last node of each edge.
         offsets: (E + 1,) int64; edge e owns `points[offsets[e]:offsets[e + 1]]`.
         points: (P, 2) float64 smoothed centre lines, both nodes included.
-        widths: (P,) float64 local vessel width in pixels; NaN inside a node's disc, where vessels merge or end.
+        widths: (P,) float64 local vessel width in pixels; NaN inside a node's disc, where
+            vessels merge or end.
     """
 
     shape: tuple[int, int]
@@ -70,37 +77,46 @@ class VesselGraph:
 
     @cached_property
     def edge_widths(self) -> np.ndarray:
-        """(E,) float64 mean width of each edge, in pixels; NaN where the discs of its nodes cover it whole."""
+        """(E,) float64 mean width of each edge, in pixels; NaN where its nodes' discs cover it whole."""
         known = np.isfinite(self.widths)
-        count = _sum_by_edge(known.astype(np.float64), self.offsets)
-        total = _sum_by_edge(np.where(known, self.widths, 0.0), self.offsets)
+        count = sum_by_path(known.astype(np.float64), self.offsets)
+        total = sum_by_path(np.where(known, self.widths, 0.0), self.offsets)
         return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
     @cached_property
     def spans(self) -> np.ndarray:
         """(P,) float64 length of centre line that each point stands for, in pixels; they sum to all arcs."""
-        step = _steps(self.points, self.offsets, (1.0, 1.0))
+        step = steps(self.points, self.offsets)
         return 0.5 * (step + np.append(0.0, step[:-1]))
 
     def arc_lengths(self, spacing: tuple[float, float]) -> np.ndarray:
-        """(E,) length of each edge where a pixel is `spacing` (height, width) large, in the spacing's unit."""
-        return _sum_by_edge(_steps(self.points, self.offsets, spacing), self.offsets)
+        """(E,) length of each edge, in the unit of `spacing`, the height and width of a pixel."""
+        return sum_by_path(steps(self.points, self.offsets, spacing), self.offsets)
 
 
 def vessel_graph(
-    mask: np.ndarray, *, spur_factor: float = 2.0, merge_factor: float = 1.0, smoothing: float = 2.0
+    mask: np.ndarray,
+    *,
+    hole_area: int = 10,
+    spur_factor: float = 2.0,
+    merge_factor: float = 1.0,
+    smoothing: float = 2.0,
 ) -> VesselGraph:
     """Build the graph of a vessel mask.
 
     1. The mask, cropped and turned to its standard position (so that the result does not depend on how the
-       photograph lies), is thinned by Zhang and Suen's method and traced; pixels of a junction are one node.
+       photograph lies), its holes of at most `hole_area` pixels filled, is thinned by Zhang and Suen's method
+       and traced; pixels of a junction are one node.
     2. An edge with a free end is an artefact of thinning, and is removed, if it is not longer than
-       `spur_factor` times the largest half-width along it: a ripple of a vessel's wall, a speck. So is a closed
-       edge that is not longer than the circle inscribed at its node. Two edges left at a node become one.
-    3. Two nodes are one if the edge between them is not longer than `merge_factor` times the half-width at the
-       wider of them. Two vessels that cross are thinned into two junctions a step apart; this makes one
-       crossing of them. Steps 2 and 3 repeat until nothing changes.
-    4. Each path is smoothed by a Gaussian of the vessel's half-width (at least `smoothing` pixels), which
+       `spur_factor` times the largest half-width along it: a ripple of a vessel's wall, a speck. So is a
+       closed edge not longer than the circle inscribed at its node. Two edges left at a node become one.
+    3. Two nodes are one if the edge between them is not longer than `merge_factor` times the half-width at
+       the wider of them. Two vessels that cross at an acute angle share a longer stretch, between two
+       branch points: these are one crossing if the stretch is at most 6 half-widths long and the four
+       vessels around it pair up into two that bend by less than 30 degrees. Steps 2 and 3 repeat until
+       nothing changes.
+    4. Each free end is led straight on to the end of its vessel, from which thinning stays away.
+    5. Each path is smoothed by a Gaussian of the vessel's half-width (at least `smoothing` pixels), which
        takes the pixel staircase away and leaves the ends in place.
 
     Half-widths come from the exact Euclidean distance to the background; widths from integrating the mask
@@ -109,8 +125,9 @@ def vessel_graph(
 
     Args:
         mask: (H, W) bool, True on vessels.
+        hole_area: in pixels; 0 keeps every hole.
         spur_factor: 0 or more; 0 keeps every spur.
-        merge_factor: 0 or more; 0 keeps every junction apart.
+        merge_factor: 0 or more; 0 keeps every branch point apart, also those of a crossing.
         smoothing: least standard deviation of the Gaussian, in pixels along the path.
 
     Returns:
@@ -122,23 +139,27 @@ def vessel_graph(
     Source:
         T. Y. Zhang and C. Y. Suen, "A fast parallel algorithm for thinning digital patterns", 1984.
     """
-    _check(mask, spur_factor=spur_factor, merge_factor=merge_factor, smoothing=smoothing)
+    _check(mask, hole_area=hole_area, spur_factor=spur_factor, merge_factor=merge_factor, smoothing=smoothing)
     top, left, cropped = _bounding_box(mask)
     orientation = standard_orientation(cropped)
     turned = np.ascontiguousarray(orientation.apply(cropped))
+    solid = fill_holes(turned, hole_area) if hole_area and turned.size else turned
 
-    trace = trace_skeleton(skeletonize(turned))
-    nodes, edges, offsets, points = _simplified(turned, trace, spur_factor, merge_factor)
-    half_width = _half_widths(turned, points)
-    radii = _half_widths(turned, nodes)
-    if len(edges):
-        sigma = np.maximum(smoothing, _sum_by_edge(half_width, offsets) / np.diff(offsets))
-        closed = (edges[:, 0] == edges[:, 1]) & (np.bincount(edges.ravel())[edges[:, 0]] == 2)
-        points = smooth_paths(points, offsets, sigma, closed)
-        nodes[edges[closed, 0]] = points[offsets[:-1][closed]]
-    widths = _widths(turned, points, offsets, edges, nodes, radii, half_width)
-
+    traced = Paths(*trace_skeleton(skeletonize(solid)))
+    simple = simplify(solid, traced, spur_factor=spur_factor, merge_factor=merge_factor)
+    (nodes, edges, offsets, points), radii = restore_ends(solid, simple)
+    widths = np.zeros(0)
     degree = np.bincount(edges.ravel(), minlength=len(nodes))
+    if len(edges):
+        half_width = half_widths(solid, points)
+        reach = _node_reach(points, offsets, edges, np.where(degree == 2, -np.inf, radii))
+        sigma = np.maximum(smoothing, sum_by_path(half_width, offsets) / np.diff(offsets))
+        rings = (edges[:, 0] == edges[:, 1]) & (degree[edges[:, 0]] == 2)
+        points = smooth_paths(points, offsets, sigma, rings)
+        nodes[edges[rings, 0]] = points[offsets[:-1][rings]]
+        widths = width_across(solid, points, _normals(points, offsets), 2 * half_width + 2)
+        widths[_near_nodes(points, offsets, reach)] = np.nan
+
     kept = degree > 0
     number = np.cumsum(kept) - 1
     corner = np.array([top, left], np.float64)
@@ -171,120 +192,29 @@ def _bounding_box(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     return top, left, mask[top : rows[-1] + 1, left : columns[-1] + 1]
 
 
-Paths = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # nodes, edges, offsets, points
-
-
-def _simplified(mask: np.ndarray, paths: Paths, spur_factor: float, merge_factor: float) -> Paths:
-    """Steps 2 and 3 of `vessel_graph`, until nothing changes. Nodes keep their numbers."""
-    nodes, edges, offsets, points = paths
-    while len(edges):
-        before = len(edges)
-        arcs = _sum_by_edge(_steps(points, offsets, (1.0, 1.0)), offsets)
-        half_width = np.maximum.reduceat(_half_widths(mask, points), offsets[:-1])
-        degree = np.bincount(edges.ravel(), minlength=len(nodes))
-        free = (degree[edges] == 1).any(axis=1)
-        closed = edges[:, 0] == edges[:, 1]
-        radii = _half_widths(mask, nodes)[edges].max(axis=1)
-        artefact = (free & (arcs <= spur_factor * half_width)) | (closed & (arcs <= 2 * np.pi * radii))
-        edges, offsets, points = _without(artefact, edges, offsets, points)
-        edges, offsets, points = _joined(edges, offsets, points)
-
-        if len(edges) == before:
-            arcs = _sum_by_edge(_steps(points, offsets, (1.0, 1.0)), offsets)
-            degree = np.bincount(edges.ravel(), minlength=len(nodes))
-            inner = (degree[edges] > 2).all(axis=1) & (edges[:, 0] != edges[:, 1])
-            merge = inner & (arcs <= merge_factor * _half_widths(mask, nodes)[edges].max(axis=1))
-            if not merge.any():
-                break
-            nodes, edges, offsets, points = _merged(merge, nodes, edges, offsets, points)
-            edges, offsets, points = _joined(edges, offsets, points)
-    return nodes, edges, offsets, points
-
-
-def _without(
-    dropped: np.ndarray, edges: np.ndarray, offsets: np.ndarray, points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    lengths = np.diff(offsets)
-    kept = ~dropped
-    return (
-        edges[kept],
-        np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64),
-        points[np.repeat(kept, lengths)],
-    )
-
-
-def _joined(
-    edges: np.ndarray, offsets: np.ndarray, points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    edges, offsets, positions = join_paths(edges, offsets)
-    return edges, offsets, points[positions]
-
-
-def _merged(
-    merge: np.ndarray, nodes: np.ndarray, edges: np.ndarray, offsets: np.ndarray, points: np.ndarray
-) -> Paths:
-    """Shrink the marked edges to one node each, at the mean of their nodes; other paths grow to reach it."""
-    links = coo_array((np.ones(merge.sum()), tuple(edges[merge].T)), shape=(len(nodes), len(nodes)))
-    groups, group = connected_components(links, directed=False)
-    size = np.bincount(group, minlength=groups)
-    centres = np.stack([np.bincount(group, nodes[:, axis], groups) / size for axis in range(2)], axis=1)
-    edges, offsets, points = _without(merge, edges, offsets, points)
-    moved = size[group][edges] > 1
-    edges = group[edges]
-    # A path whose node moved gets the new centre before its first, or behind its last, point.
-    place = np.concatenate([offsets[:-1][moved[:, 0]], offsets[1:][moved[:, 1]]])
-    value = np.concatenate([centres[edges[moved[:, 0], 0]], centres[edges[moved[:, 1], 1]]])
-    order = np.concatenate([2 * np.flatnonzero(moved[:, 0]), 2 * np.flatnonzero(moved[:, 1]) + 1])
-    sorting = np.argsort(order)
-    points = np.insert(points, place[sorting], value[sorting], axis=0)
-    lengths = np.diff(offsets) + moved.sum(axis=1)
-    return centres, edges, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), points
-
-
-def _widths(
-    mask: np.ndarray,
-    points: np.ndarray,
-    offsets: np.ndarray,
-    edges: np.ndarray,
-    nodes: np.ndarray,
-    radii: np.ndarray,
-    half_width: np.ndarray,
-) -> np.ndarray:
-    """Width across each point, NaN inside the discs of the nodes at its edge's ends."""
-    if not len(edges):
-        return np.zeros(0)
-    lengths = np.diff(offsets)
-    here = np.arange(len(points))
-    window = 2
-    before = np.maximum(here - window, np.repeat(offsets[:-1], lengths))
-    after = np.minimum(here + window, np.repeat(offsets[1:] - 1, lengths))
+def _normals(points: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(P, 2) unit vectors across each path, from central differences over two points to each side."""
+    lengths, here = np.diff(offsets), np.arange(len(points))
+    before = np.maximum(here - 2, np.repeat(offsets[:-1], lengths))
+    after = np.minimum(here + 2, np.repeat(offsets[1:] - 1, lengths))
     tangents = points[after] - points[before]
-    norm = np.hypot(tangents[:, 0], tangents[:, 1])
-    normals = np.stack([-tangents[:, 1], tangents[:, 0]], axis=1) / np.maximum(norm, 1e-9)[:, None]
-    widths = width_across(mask, points, normals, 2 * half_width + 2)
-    ring = (edges[:, 0] == edges[:, 1]) & (np.bincount(edges.ravel())[edges[:, 0]] == 2)
-    for node in edges.T:
-        offset = points - np.repeat(nodes[node], lengths, axis=0)
-        near = np.hypot(offset[:, 0], offset[:, 1]) <= np.repeat(radii[node], lengths)
-        widths[near & ~np.repeat(ring, lengths)] = np.nan
-    return widths
+    norm = np.maximum(np.hypot(tangents[:, 0], tangents[:, 1]), 1e-9)
+    return np.stack([-tangents[:, 1], tangents[:, 0]], axis=1) / norm[:, None]
 
 
-def _half_widths(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Distance from points to the wall: half a pixel less than to the centre of the next background pixel."""
-    if not mask.size:
-        return np.zeros(len(points))
-    return np.maximum(distance_to_background(mask, np.rint(points)) - 0.5, 0.0)
+def _node_reach(points: np.ndarray, offsets: np.ndarray, edges: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """(E, 2) how far from each end of a path the vessel is not alone: the node's radius, and the way to the
+    first pixel, which at a crossing is half of the stretch that two vessels share."""
+    first = points[offsets[:-1] + 1] - points[offsets[:-1]]
+    last = points[offsets[1:] - 1] - points[offsets[1:] - 2]
+    return radii[edges] + np.stack([np.hypot(*first.T), np.hypot(*last.T)], axis=1)
 
 
-def _steps(points: np.ndarray, offsets: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
-    """(P,) distance from each point to the next of its path; 0 at the last."""
-    step = np.zeros(len(points))
-    difference = np.diff(points, axis=0) * np.asarray(spacing)
-    step[:-1] = np.hypot(difference[:, 0], difference[:, 1])
-    step[offsets[1:] - 1] = 0.0
-    return step
-
-
-def _sum_by_edge(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    return np.add.reduceat(values, offsets[:-1]) if len(offsets) > 1 else np.zeros(0)
+def _near_nodes(points: np.ndarray, offsets: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """(P,) bool: is a point within the (E, 2) reach of the first or the last point of its path?"""
+    lengths = np.diff(offsets)
+    near = np.zeros(len(points), bool)
+    for end, far in zip((points[offsets[:-1]], points[offsets[1:] - 1]), reach.T, strict=True):
+        offset = points - np.repeat(end, lengths, axis=0)
+        near |= np.hypot(offset[:, 0], offset[:, 1]) <= np.repeat(far, lengths)
+    return near
