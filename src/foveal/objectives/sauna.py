@@ -71,7 +71,26 @@ def jaccard_metric_loss(
     variant: Literal[1, 2] = 2,
     per_image: bool = False,
 ) -> Tensor:
-    """Jaccard distance of two maps with values in a hypercube [low, high]^n.
+    """Jaccard distance of two batches, pooled over the batch or (`per_image`) averaged over its images.
+
+    Args and errors are those of `jaccard_distance`; the result is a scalar.
+    """
+    if not per_image:
+        prediction, target = prediction[None], target[None]
+    distances = jaccard_distance(prediction, target, low=low, high=high, neutral=neutral, variant=variant)
+    return distances.mean()
+
+
+def jaccard_distance(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+    neutral: float | None = None,
+    variant: Literal[1, 2] = 2,
+) -> Tensor:
+    """Jaccard distance of each pair of maps with values in a hypercube [low, high]^n.
 
     Both maps are shifted so that `neutral` is 0 and split into their positive and negative parts. For
     non-negative parts u, v: S = sum|u + v|, D = sum|u - v|, intersection S - D, union S + D. Variant 2
@@ -85,41 +104,39 @@ def jaccard_metric_loss(
         high: upper end of the range.
         neutral: value that belongs to neither class; the middle of the range by default.
         variant: see above.
-        per_image: average of each image's loss rather than one loss of the pooled batch.
 
     Returns:
-        Scalar in [0, 1] (variant 1: [0, 2]); 0 exactly when the two are equal.
+        (B,) in [0, 1] (variant 1: [0, 2]); 0 exactly where the two maps are equal.
 
     Raises:
-        ValueError: shapes differ or the range is empty.
+        ValueError: shapes differ, the range is empty or the variant unknown.
     """
     _check_shapes(prediction, target)
     neutral = (low + high) / 2 if neutral is None else neutral
     if not low <= neutral <= high or low == high:
         raise ValueError(f"range [{low}, {high}] with neutral {neutral}: low <= neutral <= high is wanted")
-    # With any range the loss must not depend on its scale, so only the shift is taken.
-    p, y = prediction - neutral, target - neutral
-    dims = tuple(range(1, p.ndim)) if per_image else tuple(range(p.ndim))
-    positive = _overlap(F.relu(p), F.relu(y), dims)
-    negative = _overlap(F.relu(-p), F.relu(-y), dims)
+    # The ratio does not depend on the scale of the range, so only the shift is taken.
+    p, y = (prediction - neutral).flatten(1), (target - neutral).flatten(1)
+    positive = _overlap(F.relu(p), F.relu(y))
+    negative = _overlap(F.relu(-p), F.relu(-y))
     if variant == 2:
-        loss = 1 - _ratio(positive[0] + negative[0], positive[1] + negative[1])
-    elif variant == 1:
-        loss = (1 - _ratio(*positive)) + (1 - _ratio(*negative))
-    else:
-        raise ValueError(f"unknown variant {variant!r}; allowed: 1, 2")
-    return loss.mean()
+        return 1 - _ratio(positive[0] + negative[0], positive[1] + negative[1])
+    if variant == 1:
+        return (1 - _ratio(*positive)) + (1 - _ratio(*negative))
+    raise ValueError(f"unknown variant {variant!r}; allowed: 1, 2")
 
 
-def _overlap(u: Tensor, v: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    total, difference = (u + v).sum(dims), (u - v).abs().sum(dims)
+def _overlap(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union, times two, of non-negative maps (B, n)."""
+    total, difference = (u + v).sum(1), (u - v).abs().sum(1)
     return total - difference, total + difference
 
 
 def _ratio(intersection: Tensor, union: Tensor) -> Tensor:
     """Intersection over union; two empty parts agree wholly."""
     empty = union == 0
-    return torch.where(empty, torch.ones_like(union), intersection / torch.where(empty, torch.ones_like(union), union))
+    one = torch.ones_like(union)
+    return torch.where(empty, one, intersection / torch.where(empty, one, union))
 
 
 def _check_shapes(prediction: Tensor, target: Tensor) -> None:
