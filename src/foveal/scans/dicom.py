@@ -80,7 +80,7 @@ def read_dicom(path: Path, frame: int, limits: Limits, *, salt: str = "") -> Sca
         frames = _check_pixel_module(path, header, frame, limits)
         dataset = dcmread(path)
         if not dataset.get("PixelData"):
-            raise ScanError(path, "DICOM holds no pixel data")
+            raise ScanError(path, "DICOM holds no pixel data, or ends before they do")
         _check_codestream(path, dataset, frame, frames, limits)
         rgb, bits = _frame_to_rgb(path, dataset, pixel_array(dataset, index=frame))
         return Scan(

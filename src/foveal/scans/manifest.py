@@ -188,31 +188,37 @@ def _owner(frame: "pd.DataFrame") -> "pd.Series":
 
 def _validated(frame: "pd.DataFrame", origin: str) -> "pd.DataFrame":
     """A copy with tidy own columns, or a ValueError that names the first row at fault."""
+    import pandas as pd
+
     if "path" not in frame:
         raise ValueError(f"{origin}: columns are {list(map(str, frame.columns))}; 'path' is required")
     frame = frame.reset_index(drop=True)
-    for column in OWN_COLUMNS:
-        if column in frame:
-            texts = frame[column].astype(object)
-            texts = texts.where(texts.notna(), "").map(lambda value: str(value).strip())
-            frame[column] = texts.where(texts != "", None)
-    for row, path in enumerate(frame["path"], start=1):
+    texts = {column: _texts(frame[column]) for column in OWN_COLUMNS if column in frame}
+    first_row: dict[str, int] = {}
+    for row, path in enumerate(texts["path"], start=1):
         if path is None:
             raise ValueError(f"{origin}: row {row} has an empty path")
-    repeated = frame["path"].duplicated()
-    if repeated.any():
-        row = int(repeated.to_numpy().argmax())
-        first = int((frame["path"] == frame["path"][row]).to_numpy().argmax())
-        raise ValueError(f"{origin}: row {row + 1} repeats the path of row {first + 1}, {frame['path'][row]}")
-    if "laterality" in frame:
-        for row, value in enumerate(frame["laterality"], start=1):
-            if value is not None and value.lower() not in LATERALITIES:
-                raise ValueError(
-                    f"{origin}: row {row} has laterality {value!r}; allowed: L, R, left, right, OS, OD"
-                )
-        tidy = [None if value is None else LATERALITIES[value.lower()] for value in frame["laterality"]]
-        frame["laterality"] = np.array(tidy, dtype=object)
+        if path in first_row:
+            raise ValueError(f"{origin}: row {row} repeats the path of row {first_row[path]}, {path}")
+        first_row[path] = row
+    for row, side in enumerate(texts.get("laterality", ()), start=1):
+        if side is not None and side.lower() not in LATERALITIES:
+            raise ValueError(
+                f"{origin}: row {row} has laterality {side!r}; allowed: L, R, left, right, OS, OD or empty"
+            )
+    if "laterality" in texts:
+        texts["laterality"] = [side and LATERALITIES[side.lower()] for side in texts["laterality"]]
+    for column, values in texts.items():
+        frame[column] = pd.Series(values, index=frame.index, dtype=object)  # object: None stays None
     return frame
+
+
+def _texts(column: "pd.Series") -> list[str | None]:
+    """Values as text without blanks around them; None where nothing is left."""
+    return [
+        str(value).strip() or None if known else None
+        for value, known in zip(column, column.notna(), strict=True)
+    ]
 
 
 def _kind(path: Path) -> str:

@@ -38,7 +38,7 @@ def read_tiff(path: Path, frame: int, limits: Limits) -> Scan:
     with decoding(path, "TIFF file"), TiffFile(path) as tiff:
         everything = [page for page in tiff.pages if isinstance(page, TiffPage)]
         if not everything:
-            raise ScanError(path, "TIFF file holds no page")
+            raise ScanError(path, "TIFF file holds no page, or is truncated before its first")
         pages = [page for page in everything if not int(page.subfiletype) & REDUCED_OR_MASK] or everything
         if frame >= len(pages):
             raise ScanError(path, f"frame is {frame}; allowed: 0 to {len(pages) - 1}")
@@ -97,8 +97,9 @@ def _page_to_rgb(path: Path, page: TiffPage, samples: np.ndarray) -> tuple[np.nd
         colormap = page.colormap
         if colormap is None:
             raise ScanError(path, "palette TIFF has no colour map")
-        rgb, _ = deep_to_rgb(np.moveaxis(colormap, 0, 1)[samples[..., 0]])
-        return rgb, page.bitspersample
+        # 16-bit entries are written as 8-bit ones times 256 or 257, or (against the standard) unscaled.
+        entries = colormap >> 8 if colormap.max() > 255 else colormap
+        return to_rgb(np.moveaxis(entries, 0, 1).astype(np.uint8)[samples[..., 0]]), page.bitspersample
     if photometric == PHOTOMETRIC.SEPARATED:
         if samples.dtype != np.uint8:
             raise ScanError(path, f"CMYK samples are {samples.dtype}; allowed: uint8")
