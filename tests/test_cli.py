@@ -108,13 +108,17 @@ def test_verify_fails_when_the_evidence_raises(toy: Toy) -> None:
     assert "RuntimeError: no such layer" in result.stdout
 
 
-def test_verify_writes_the_page_of_a_full_run(
+def test_verify_writes_the_page_of_a_full_run_and_links_it(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "docs").mkdir()
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "recipes.md").touch()
+    (tmp_path / "README.md").write_text("<!-- recipes --><!-- /recipes -->")
     monkeypatch.chdir(tmp_path)
     assert call("verify", "toy", "--full", "--write").exit_code == 0
-    assert "score at full scale" in (tmp_path / "docs" / "evidence" / "toy.md").read_text()
+    assert "score at full scale" in (docs / "evidence" / "toy.md").read_text()
+    assert "(evidence/toy.md)" in (docs / "recipes.md").read_text()
 
 
 def test_verify_does_not_write_the_page_of_a_quick_run(toy: Toy) -> None:

@@ -212,13 +212,14 @@ def verify(
 
     Exit status: 0 every claim holds, 1 some do not.
     """
-    from foveal.recipes import load_recipe
+    from foveal.recipes import list_recipes, load_recipe
+    from foveal.recipes.catalogue import write_catalogue
     from foveal.recipes.evidence import run_evidence, write_page
 
     if write and not full:
         raise ValueError("--write keeps full evidence only; give --full --write")
-    if write and not Path("docs").is_dir():
-        raise FileNotFoundError("there is no docs folder here; run from the root of foveal's repository")
+    if write and not Path("docs/recipes.md").is_file():
+        raise FileNotFoundError("docs/recipes.md is not here; run from the root of foveal's repository")
     chosen = load_recipe(recipe)
     console = _console()
     scale: Literal["quick", "full"] = "full" if full else "quick"
@@ -229,7 +230,9 @@ def verify(
     colour = "green" if report.holds else "red"
     console.print(f"[{colour}]{holding} of {len(report.findings)} claims hold[/] ({report.seconds:.0f} s)")
     if write:
-        console.print(f"wrote {escape(str(write_page(report, Path('docs/evidence'))))}")
+        page = write_page(report, Path("docs/evidence"))
+        for path in (page, *write_catalogue(list_recipes(), Path())):  # the list of recipes links the page
+            console.print(f"wrote {escape(str(path))}")
     raise typer.Exit(0 if report.holds else EXIT_FAILED)
 
 

@@ -42,7 +42,7 @@ class Paper:
     """Where a system was published.
 
     Attributes:
-        citation: authors or short name, title and venue, as one line.
+        citation: title, venue and year, as one line; authors where the title alone does not find it.
         year: year of publication.
         link: web address, best a DOI or arXiv one.
     """

@@ -58,7 +58,7 @@ def render_catalogue(cards: Iterable[Card], evidence: Path) -> str:
         lines = [
             card.task,
             "",
-            f"- paper: [{card.paper.citation}]({card.paper.link}), {card.paper.year}",
+            f"- paper: [{card.paper.citation}]({card.paper.link})",
             f"- original code: {card.original}, licence: {card.licence}",
             f"- how faithful: {card.faithfulness}",
         ]

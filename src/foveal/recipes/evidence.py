@@ -187,7 +187,7 @@ def render_page(report: Report) -> str:
         table(
             ["", ""],
             [
-                ["paper", f"[{card.paper.citation}]({card.paper.link}), {card.paper.year}"],
+                ["paper", f"[{card.paper.citation}]({card.paper.link})"],
                 ["task", card.task],
                 ["original code", f"{card.original}, licence: {card.licence}"],
                 ["how faithful", card.faithfulness],
