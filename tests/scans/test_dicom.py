@@ -8,6 +8,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate_extended
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -119,13 +120,16 @@ def test_monochrome1_is_inverted(photograph, write_dicom):
     assert np.array_equal(read_scan(path).image[..., 2], 255 - photograph[..., 0])
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_frames_are_told_apart(photograph, write_dicom, compressed):
+@pytest.mark.parametrize("storage", ["plain", "basic offsets", "extended offsets"])
+def test_frames_are_told_apart(photograph, write_dicom, storage):
     stack = np.stack([photograph, 255 - photograph, photograph // 2])
     options = {}
-    if compressed:
+    if storage != "plain":
         frames = [encode(frame, "JPEG2000", no_jp2=True) for frame in stack]
         options = {"photometric": "YBR_RCT", "syntax": JPEG2000Lossless, "encoded": frames}
+        if storage == "extended offsets":
+            elements = ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+            options |= dict(zip(elements, encapsulate_extended(frames), strict=True))
     path = write_dicom(stack, **options)
     for index, frame in enumerate(stack):
         scan = read_scan(path, frame=index)

@@ -137,7 +137,10 @@ def _check_codestream(path: Path, dataset: Dataset, frame: int, frames: int, lim
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated or syntax == RLELossless:
         return
-    codestream = get_frame(dataset.PixelData, frame, number_of_frames=frames)
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    codestream = get_frame(dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets)
     size, expected = codestream_size(codestream), (int(dataset.Columns), int(dataset.Rows))
     if size is None:
         raise ScanError(path, f"frame {frame} has no JPEG or JPEG 2000 header ({syntax.name})")

@@ -21,7 +21,7 @@ SUPPORTED_PHOTOMETRICS = (
     PHOTOMETRIC.RGB,
     PHOTOMETRIC.SEPARATED,
 )
-COLOURS: dict[int, int] = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.SEPARATED: 4}
+COLOURS: dict[int, int] = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.SEPARATED: 4}
 MAX_SAMPLES = 5  # CMYK with alpha
 
 # Without a handler, what tifffile logs about damaged files would appear on stderr.
@@ -45,12 +45,15 @@ def read_tiff(path: Path, frame: int, limits: Limits) -> Scan:
         page = pages[frame]
         limits.check(path, page.imagewidth, page.imagelength)
         _check_layout(path, page)
-        try:
-            rgb, bits = _page_to_rgb(path, page, page.asarray())
-        except (ImportError, ValueError) as error:  # both mean a codec that tifffile does not bring along
-            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
-                raise
+        if page.photometric == PHOTOMETRIC.YCBCR:  # tifffile leaves these as they are
             rgb, bits = _read_with_pillow(path, page)
+        else:
+            try:
+                rgb, bits = _page_to_rgb(path, page, page.asarray())
+            except (ImportError, ValueError) as error:  # both mean a codec that tifffile does not bring along
+                if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+                    raise
+                rgb, bits = _read_with_pillow(path, page)
         orientation = page.tags.valueof(ORIENTATION, default=1)
         rgb = upright(rgb, int(orientation))
     return Scan(image=rgb, path=path, frame=frame, frames=len(pages), bit_depth=bits, format="TIFF")
@@ -84,8 +87,6 @@ def _page_to_rgb(path: Path, page: TiffPage, samples: np.ndarray) -> tuple[np.nd
     premultiplied = ASSOCIATED_ALPHA in page.extrasamples
     photometric = page.photometric
     colours = COLOURS.get(photometric, 1)
-    if photometric == PHOTOMETRIC.YCBCR:  # only JPEG makes these, and it comes back as RGB
-        photometric = PHOTOMETRIC.RGB
     if photometric not in SUPPORTED_PHOTOMETRICS or samples.shape[2] < colours:
         name = getattr(page.photometric, "name", page.photometric)
         raise ScanError(
@@ -132,7 +133,7 @@ def _samples_to_rgb(
 
 
 def _read_with_pillow(path: Path, page: TiffPage) -> tuple[np.ndarray, int]:
-    """The page through libtiff, where tifffile alone cannot undo the compression."""
+    """The page through libtiff, where tifffile alone cannot undo the compression or the colours."""
     compression = getattr(page.compression, "name", page.compression)
     if page.bitspersample > 8 and page.samplesperpixel > 1:  # Pillow would drop the low bytes
         raise ScanError(
