@@ -37,15 +37,15 @@ class Cohort:
         return float(below + up_to) / 2 / len(self.values) * 100
 
     def place(self, value: float | None) -> str:
-        """Where `value` stands, in words: a percentile, or a rank in a small cohort."""
+        """Where `value` stands, lowest first, in words: a percentile, or a rank in a small cohort."""
         size = len(self.values)
         if value is None:
             return "not measured"
         if size < 2:
             return "no other photograph to compare with"
         if size < PERCENTILE_FROM:
-            return f"rank {int(np.searchsorted(self.values, value, 'left')) + 1} of {size}"
-        return f"percentile {self.percentile(value):.0f} of {size}"
+            return f"{int(np.searchsorted(self.values, value, 'left')) + 1} of {size}"
+        return f"percentile {self.percentile(value):.0f}"
 
 
 def number(value: float | int | str | None) -> str:
@@ -83,7 +83,7 @@ def histogram(cohort: Cohort, *, label: str, width: int = 220, height: int = 64,
 
 
 def strip(cohort: Cohort, value: float | None, *, label: str, width: int = 180, height: int = 18) -> Markup:
-    """Range, middle half and median of a cohort, with a dot at `value`; empty where there is no comparison."""
+    """Range, middle half and median of a cohort, with a dot at `value`; empty without a comparison."""
     if value is None or len(cohort.values) < 2:
         return Markup("")
     low, high = min(float(cohort.values[0]), value), max(float(cohort.values[-1]), value)

@@ -15,7 +15,8 @@ class Column:
     Attributes:
         name: as in the tables.
         title: as in the report.
-        unit: "px", "mm", "1" for pure numbers; empty for text.
+        unit: "px", "mm", "um", "field" (diameters of the field of view), "fraction", "count", "1" for other
+            pure numbers; empty for text.
         kind: type of the cells; each may be missing.
         group: what it tells of.
         description: what it means, in one or two sentences.
@@ -29,9 +30,25 @@ class Column:
     description: str
 
     @property
+    def symbol(self) -> str:
+        """The unit as a reader sees it; empty for pure numbers, whose title says enough."""
+        return _SYMBOLS.get(self.unit, self.unit)
+
+    @property
     def heading(self) -> str:
         """Title with its unit, where there is one to show."""
-        return f"{self.title} ({self.unit})" if self.unit not in ("", "1") else self.title
+        return f"{self.title} ({self.symbol})" if self.symbol else self.title
+
+
+_SYMBOLS = {
+    "1": "",
+    "fraction": "",
+    "count": "",
+    "um": "µm",
+    "field": "field diameters",
+    "field/1000": "‰ of the field",
+    "1/field": "per field diameter",
+}
 
 
 def _photograph(name: str, title: str, unit: str, kind: Kind, description: str) -> Column:
@@ -48,7 +65,7 @@ PHOTOGRAPH = (
     _photograph("acquired", "Acquired", "", "date", "Day on which the photograph was taken, from the file."),
     _photograph("height", "Height", "px", "integer", "Height of the upright photograph."),
     _photograph("width", "Width", "px", "integer", "Width of the upright photograph."),
-    _photograph("frames", "Frames", "1", "integer", "Frames in the file; the first one is screened."),
+    _photograph("frames", "Frames", "count", "integer", "Frames in the file; the first one is screened."),
     _photograph("format", "Format", "", "text", "Format of the file's content, whatever its ending."),
     _photograph("bit_depth", "Bit depth", "bit", "integer", "Significant bits a channel in the file."),
     _photograph("spacing_row", "Row spacing", "mm/px", "number", "Distance of two rows on the retina."),
@@ -62,7 +79,11 @@ PHOTOGRAPH = (
         "field_diameter", "Field diameter", "px", "number", "Diameter of the field of view's circle."
     ),
     _photograph(
-        "field_completeness", "Field completeness", "1", "number", "Visible share of that circle, 0 to 1."
+        "field_completeness",
+        "Field completeness",
+        "fraction",
+        "number",
+        "Visible share of that circle, 0 to 1.",
     ),
 )
 
@@ -103,7 +124,14 @@ def quality_columns() -> list[Column]:
     from foveal.scans.quality import MEASURES
 
     measures = [
-        Column(f"quality_{name}", measure.title, measure.unit, "number", "Quality", measure.description)
+        Column(
+            f"quality_{name}",
+            measure.title,
+            measure.unit,
+            _kind(measure.unit),
+            "Quality",
+            measure.description,
+        )
         for name, measure in MEASURES.items()
     ]
     return [*QUALITY, *measures]
@@ -114,7 +142,7 @@ def vessel_columns() -> list[Column]:
     from foveal.measurement.biomarkers import BIOMARKERS
 
     biomarkers = [
-        Column(name, biomarker.title, biomarker.unit, "number", "Vessels", biomarker.description)
+        Column(name, biomarker.title, biomarker.unit, _kind(biomarker.unit), "Vessels", biomarker.description)
         for name, biomarker in BIOMARKERS.items()
     ]
     return [*biomarkers, CONFIDENCE]
@@ -156,6 +184,23 @@ def result_columns(classes: Sequence[str] = ()) -> list[Column]:
     return [*PHOTOGRAPH, *quality_columns(), *vessel_columns(), *grader_columns(classes), *PROVENANCE]
 
 
+def results_page() -> str:
+    """The page `docs/results.md`; `python -m foveal.screening.columns` prints it."""
+    return f"""# Results of `foveal screen`
+
+`results.csv` and `results.parquet` hold the same rows, one a photograph, in the order of the file names; what
+could not be screened is in `failures.csv` instead. A missing value is an empty cell (CSV) or null (Parquet).
+The fields of the Parquet schema carry `unit` and `description` as metadata. This page is generated from the
+code that writes the tables; with `--model` there are also the columns of the grader.
+
+{columns_as_markdown(result_columns())}
+## With a grader
+
+For a grader over the classes `mild` and `severe`, as an example:
+
+{columns_as_markdown(grader_columns(("mild", "severe")))}"""
+
+
 def columns_as_markdown(columns: Sequence[Column]) -> str:
     """The columns as a Markdown table."""
     rows = [
@@ -169,4 +214,21 @@ def index_columns() -> list[str]:
     """Names of the number columns that the report's index shows; the tables have all."""
     from foveal.measurement.biomarkers import BIOMARKERS
 
-    return [*list(BIOMARKERS)[:7], CONFIDENCE.name]
+    wanted = (
+        "vessel_density",
+        "vessel_length_field",
+        "vessel_calibre_field",
+        "tortuosity_weighted",
+        "fractal_dimension",
+        "endpoints",
+        "branch_points",
+    )
+    return [*(name for name in wanted if name in BIOMARKERS), CONFIDENCE.name]
+
+
+def _kind(unit: str) -> Kind:
+    return "integer" if unit == "count" else "number"
+
+
+if __name__ == "__main__":
+    print(results_page(), end="")

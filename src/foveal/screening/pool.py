@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _do(item: object) -> object:
+def _do(item: Any) -> Any:
     assert _work is not None, "the initializer has run in every worker"
     return _work(item)
 

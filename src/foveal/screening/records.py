@@ -1,4 +1,4 @@
-"""What is known of one screened photograph: the record beside its pictures, which is also the resume marker."""
+"""The record of one screened photograph: what is known of it, and the marker that it is done."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ class Record(BaseModel):
         software: versions of the packages that computed it.
         values: column name to value, one row of the results table.
         reasons: why the quality is not "good".
+        missing: name of each biomarker without a value to the reason.
         notes: remarks on the input ("frame 1 of 12 is screened").
         outputs: path within the report to size in bytes, of each file written for this photograph.
         thumbnail: data URI, at most 96 pixels.
@@ -71,6 +72,7 @@ class Record(BaseModel):
     software: dict[str, str]
     values: dict[str, Value]
     reasons: list[str]
+    missing: dict[str, str]
     notes: list[str]
     outputs: dict[str, int]
     thumbnail: str

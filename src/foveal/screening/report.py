@@ -1,7 +1,7 @@
 """The report: one self-contained page a photograph, and an index that links them.
 
-A page embeds its pictures. It is written once when its photograph is done, and again at the end with its place
-in the cohort; the second time its pictures are taken over from the first, so that they are kept only once.
+A page embeds its pictures. It is written once when its photograph is done, and again at the end with its
+place in the cohort; the second time its pictures are taken over from the first, so that they are kept once.
 """
 
 import re
@@ -58,7 +58,7 @@ class Overview:
         cohorts = {
             column.name: Cohort.of([record.values.get(column.name) for record in counted])  # type: ignore[misc]
             for column in columns
-            if column.kind == "number"
+            if column.kind in ("number", "integer")
         }
         return cls(title, date.today().isoformat(), columns, cohorts, len(counted))
 
@@ -141,6 +141,7 @@ def _write_page(
             probabilities=[(name, record.values[f"probability_{name}"]) for name in grader_classes([record])],
             previous=previous,
             following=following,
+            missing=_missing(columns, record),
         )
     )
     write_atomically(page_path(report, record.name), page)
@@ -153,6 +154,15 @@ def _measured(column: Column, record: Record, overview: Overview) -> dict[str, A
     place = cohort.place(found)
     label = f"{column.title}: {number(value)} {column.unit}, {place}"
     return {"column": column, "value": value, "place": place, "strip": strip(cohort, found, label=label)}
+
+
+def _missing(columns: Sequence[Column], record: Record) -> dict[str, list[str]]:
+    """Headings of the biomarkers without a value, by reason."""
+    headings: dict[str, list[str]] = {}
+    for column in columns:
+        if column.name in record.missing:
+            headings.setdefault(record.missing[column.name], []).append(column.heading)
+    return headings
 
 
 def write_index(
@@ -192,13 +202,15 @@ def write_index(
             drawn=[
                 {
                     "column": column,
+                    "low": float(overview.cohorts[column.name].values[0]),
+                    "high": float(overview.cohorts[column.name].values[-1]),
                     "quartiles": overview.cohorts[column.name].quartiles,
                     "chart": histogram(
                         overview.cohorts[column.name], label=f"Distribution of {column.heading} in the cohort"
                     ),
                 }
                 for column in table
-                if column.group == "Vessels"
+                if column.group == "Vessels" and len(overview.cohorts[column.name].values) > 1
             ],
             grades=grades,
             diagnoses=diagnoses,

@@ -1,4 +1,4 @@
-"""A screening run: find the photographs, screen those that are not done, and build the tables and the report."""
+"""A screening run: find the photographs, screen those that are not done, build tables and report."""
 
 import contextlib
 import json
@@ -80,10 +80,11 @@ def screen(
 ) -> ScreenSummary:
     """Screen eye photographs into a report; run again with the same arguments to go on after a stop.
 
-    Writes into `out`: `index.html`, `scans/NAME.html` (pages), `scans/NAME.json` (records), `vessels/NAME.png`
-    (16-bit grey, probability x 65535, original size), `masks/NAME.png` (8-bit: 0 background, 3 vessel),
-    `results.csv`, `results.parquet`, `columns.md`, `failures.csv`. A photograph is taken as done when its file,
-    the settings that matter, the weights and foveal's version are those of its record.
+    Writes into `out`: `index.html`, `scans/NAME.html` (pages), `scans/NAME.json` (records),
+    `vessels/NAME.png` (16-bit grey, probability x 65535, original size), `masks/NAME.png` (8-bit: 0
+    background, 3 vessel), `results.csv`, `results.parquet`, `columns.md`, `failures.csv`. A photograph is
+    taken as done when its file, the settings that matter, the weights and foveal's version are those of its
+    record.
 
     Args:
         source: folder, file, glob pattern, or CSV / Parquet manifest.
@@ -190,7 +191,8 @@ def _refuse_foreign_folder(report: Path) -> None:
         raise ValueError(f"{report} is a file; the report needs a folder")
     if not (report / MARKER).is_file() and any(report.iterdir()):
         raise ValueError(
-            f"{report} holds other files and is no foveal report (it has no {MARKER}); name a new or an empty folder"
+            f"{report} holds other files and is no foveal report (it has no {MARKER}); "
+            "name a new or an empty folder"
         )
 
 
@@ -237,8 +239,8 @@ def _outcomes(refs: Sequence["ScanRef"], job: Job) -> Iterator[Record | Failure]
 
 def _lost(ref: "ScanRef") -> Failure:
     reason = (
-        "the process that screened it was killed twice, the second time with nothing beside it: most likely it "
-        "needs more memory than there is; set `max_megapixels` below its size or use a larger machine"
+        "the process that screened it was killed twice, the second time with nothing beside it: most likely "
+        "it needs more memory than there is; set `max_megapixels` below its size or use a larger machine"
     )
     return Failure(str(ref.path), ref.name, "worker", reason)
 

@@ -1,4 +1,4 @@
-"""One photograph, from the file to its record: read, field of view, quality, vessels, biomarkers, grade, files."""
+"""One photograph, from its file to its record: field of view, quality, vessels, biomarkers, grade."""
 
 import platform
 import time
@@ -63,6 +63,7 @@ class Steps:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """Enter the step `name`."""
         self.current = name
         start = time.perf_counter()
         yield
@@ -100,7 +101,7 @@ class Screener:
         }
 
     def __call__(self, ref: "ScanRef") -> Record | Failure:
-        """Screen one photograph and write its files; whatever goes wrong with it comes back as a `Failure`."""
+        """Screen one photograph and write its files; whatever goes wrong comes back as a `Failure`."""
         steps = Steps()
         try:
             return self._screen(ref, steps)
@@ -113,7 +114,7 @@ class Screener:
         return Failure(str(ref.path), ref.name, steps.current, reason)
 
     def _screen(self, ref: "ScanRef", steps: Steps) -> Record:
-        from foveal.measurement.biomarkers import measure_vessels
+        from foveal.measurement.biomarkers import BIOMARKERS, measure_vessels
         from foveal.scans.field_of_view import find_field_of_view
         from foveal.scans.quality import assess_quality
         from foveal.scans.reading import read_scan
@@ -158,7 +159,9 @@ class Screener:
             if relevance is not None:
                 layers["relevance"] = pictures.stain(relevance, pictures.RELEVANCE_RAMP, opaque_from=1.2)
             values = _photograph_values(ref, scan, eye, settings.salt) | _quality_values(quality)
-            values |= {name: _tidy(value) for name, value in biomarkers.items()}
+            values |= {
+                name: _tidy(biomarkers[name], biomarker.unit) for name, biomarker in BIOMARKERS.items()
+            }
             values |= {"vessel_confidence": _tidy(confidence)} | (grade or {})
             values |= {"sha256": scan.sha256} | _provenance_values(self.job.provenance)
             record = Record(
@@ -168,6 +171,7 @@ class Screener:
                 software=self.software,
                 values=values,
                 reasons=list(quality.reasons),
+                missing=biomarkers.missing_reasons,
                 notes=_notes(scan),
                 outputs=outputs,
                 thumbnail=pictures.thumbnail(scan.image, eye),
@@ -208,11 +212,11 @@ def _mean_confidence(probability: np.ndarray, confidence: np.ndarray, field_mask
     return float(confidence[possible].mean()) if possible.any() else float("nan")
 
 
-def _tidy(value: float) -> Value:
-    """Six significant digits, None for what is not finite, integers kept."""
-    if isinstance(value, int | np.integer):
-        return int(value)
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+def _tidy(value: float, unit: str = "") -> Value:
+    """Six significant digits, a whole number for a count, None for what is not finite."""
+    if not np.isfinite(value):
+        return None
+    return round(value) if unit == "count" else float(f"{value:.6g}")
 
 
 def _photograph_values(ref: "ScanRef", scan: "Scan", eye: "FieldOfView", salt: str) -> dict[str, Value]:
