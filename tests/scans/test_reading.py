@@ -102,8 +102,9 @@ def test_exif_orientation_is_undone(photograph, tmp_path, orientation, ending):
     assert np.abs(read_scan(path).image.astype(int) - photograph).mean() < 1
 
 
-def test_damaged_exif_does_not_take_the_photograph_with_it(photograph, tmp_path):
-    path = save(photograph, tmp_path / "eye.jpg", exif=b"Exif\0\0garbage, no TIFF header")
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_damaged_exif_does_not_take_the_photograph_with_it(photograph, tmp_path, ending):
+    path = save(photograph, tmp_path / f"eye.{ending}", exif=b"Exif\0\0garbage, no TIFF header")
     assert read_scan(path).image.shape == photograph.shape
 
 
@@ -130,6 +131,12 @@ def test_transparent_palette_entry_is_black(photograph, tmp_path):
     inside = np.asarray(palette) == entry
     assert not scan.image[inside].any()
     assert scan.image[~inside].any(axis=-1).mean() > 0.9
+
+
+def test_transparent_colour_is_black(photograph, tmp_path):
+    grey = photograph[..., 0]
+    scan = read_scan(save(grey, tmp_path / "eye.png", transparency=60))
+    assert np.array_equal(scan.image[..., 0], np.where(grey == 60, 0, grey))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -416,6 +423,28 @@ def test_jpeg_whose_tail_was_never_written_is_refused(tmp_path):
     assert "end marker (FF D9) is missing" in reason(path)
 
 
+def test_tiff_cut_in_its_last_tile_is_refused_before_decoding(tmp_path):
+    path = tmp_path / "eye.tif"
+    tifffile.imwrite(path, np.full((64, 64), 9, np.uint8), tile=(32, 32))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "1 of 4 strips or tiles are missing" in reason(path)
+
+
+def test_decoders_write_nothing_to_the_terminal(photograph, tmp_path):
+    path = save(photograph, tmp_path / "eye.tif", compression="tiff_lzw")
+    path.write_bytes(path.read_bytes()[:-9])  # its directory lies at the end
+    code = f"""
+from foveal.scans.reading import read_scan
+try:
+    read_scan({str(path)!r})
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert done.stderr == ""
+
+
 def test_tiff_with_absent_tiles_is_refused(tmp_path):
     path = tmp_path / "eye.tif"
     tifffile.imwrite(path, np.full((64, 64), 9, np.uint8), tile=(32, 32))
@@ -475,12 +504,13 @@ def test_damage_anywhere_gives_a_scan_or_a_scan_error_and_no_warning(photograph,
             where = rng.integers(0, min(len(data), 900), rng.integers(1, 8))
             damaged[where] = rng.integers(0, 256, len(where))
             target.write_bytes(damaged.tobytes())
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
+            with warnings.catch_warnings(record=True) as leaked:
+                warnings.simplefilter("always")
                 try:
                     outcomes.append(type(read_scan(target)))
                 except ScanError:
                     outcomes.append(ScanError)
+            assert not leaked
     assert set(outcomes) == {Scan, ScanError}
 
 
