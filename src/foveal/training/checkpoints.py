@@ -175,7 +175,7 @@ def load_optimizer_tensors(
                 f"the checkpoint has optimiser state of {name!r}, which is not trained here"
             )
         if value.ndim == 0:  # the step counter lives where the fused kernels look for it
-            own = value.to(parameter.device)
+            own = value.to(parameter.device, copy=True)
         elif value.shape == parameter.shape:
             own = placed_like(value, parameter)
         else:

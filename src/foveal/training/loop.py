@@ -184,7 +184,8 @@ class _Run:
         seed_everything(settings.seed + accelerator.process_index)
         history = self._resume(resume)
         main = accelerator.is_main_process
-        record = RunRecord(self.folder if main else None, history, tensorboard=settings.tensorboard)
+        with without_touching_randomness():  # TensorBoard may draw names
+            record = RunRecord(self.folder if main else None, history, tensorboard=settings.tensorboard)
         self.record, state = record, self.state
         positions = StreamPositions(
             len(self.data),
@@ -261,7 +262,7 @@ class _Run:
             check_finite(step, {name: value.item() for name, value in totals.items()})
         if self.settings.gradient_clip is not None:
             norm = accelerator.clip_grad_norm_(self.module.parameters(), self.settings.gradient_clip)
-            totals["gradient_norm"] = torch.as_tensor(norm).detach().float()
+            totals |= whole({"gradient_norm": torch.as_tensor(norm).detach().float()})
         self.stepper.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:

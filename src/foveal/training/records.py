@@ -11,6 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from torch import Tensor
 
 from foveal.training.checkpoints import write_text
@@ -150,37 +161,25 @@ class ProgressLine:
             self._bar.update(self._task, told=text)
 
 
+class _Speed(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} it/s" if task.speed else "")
+
+
 @contextmanager
 def progress_line(title: str, *, total: int, done: int, shown: bool) -> Iterator[ProgressLine]:
     """Progress bar with loss, rate and time left; only where the output is a terminal."""
-    from rich.console import Console
-
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield ProgressLine()
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        """Steps a second."""
-
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} it/s" if task.speed else "")
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        Speed(),
+        _Speed(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[told]}"),
     )
