@@ -128,8 +128,8 @@ def screen(
     A run that was stopped goes on where it stopped when the same command is given again. Exit status: 0 all
     photographs are done, 1 some failed (see failures.csv in the report), 2 nothing could start.
     """
+    from foveal.screening import ScreenSettings
     from foveal.screening import screen as screen_photographs
-    from foveal.screening.settings import ScreenSettings
 
     settings = ScreenSettings.model_validate(
         {
