@@ -120,6 +120,17 @@ def test_only_what_changed_is_screened_again(
     assert pq.read_table(report / "results.parquet").num_rows == 3
 
 
+def test_results_of_a_photograph_that_went_bad_do_not_stay(
+    source: Path, tmp_path: Path, settings: ScreenSettings
+):
+    report = tmp_path / "report"
+    screen(source, report, settings, progress=False)
+    (source / "b.png").write_bytes((source / "b.png").read_bytes()[:2000])
+    assert [failure.name for failure in screen(source, report, settings, progress=False).failures] == ["b"]
+    assert not [path for path in report.glob("*/*") if path.stem == "b"]
+    assert pq.read_table(report / "results.parquet")["name"].to_pylist() == ["a", "c"]
+
+
 def test_other_settings_screen_again_and_another_title_does_not(
     source: Path, tmp_path: Path, settings: ScreenSettings
 ):

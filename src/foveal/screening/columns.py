@@ -223,7 +223,7 @@ def index_columns() -> list[str]:
         "endpoints",
         "branch_points",
     )
-    return [*(name for name in wanted if name in BIOMARKERS), CONFIDENCE.name]
+    return [*(name for name in wanted if name in BIOMARKERS), CONFIDENCE.name, "grade_uncertainty"]
 
 
 def _kind(unit: str) -> Kind:

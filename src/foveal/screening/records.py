@@ -101,6 +101,15 @@ def read_record(report: Path, name: str) -> Record | None:
         return None
 
 
+def discard_results(report: Path, name: str) -> None:
+    """Remove what an earlier run wrote for a photograph that cannot be screened any more.
+
+    The record goes first, so that it never vouches for files that are gone.
+    """
+    for path in (f"scans/{name}.json", f"scans/{name}.html", f"vessels/{name}.png", f"masks/{name}.png"):
+        (report / path).unlink(missing_ok=True)
+
+
 def outputs_are_whole(report: Path, record: Record) -> bool:
     """Whether every file that a record lists is present with its size."""
     try:

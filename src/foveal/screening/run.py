@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,7 +26,14 @@ from rich.progress import (
 import foveal
 from foveal.screening.files import file_sha256, sweep_partial_files, write_atomically
 from foveal.screening.pool import WorkerPool
-from foveal.screening.records import Failure, Provenance, Record, outputs_are_whole, read_record
+from foveal.screening.records import (
+    Failure,
+    Provenance,
+    Record,
+    discard_results,
+    outputs_are_whole,
+    read_record,
+)
 from foveal.screening.screener import Job
 from foveal.screening.settings import ScreenSettings
 
@@ -86,6 +94,8 @@ def screen(
     taken as done when its file, the settings that matter, the weights and foveal's version are those of its
     record.
 
+    Processes are spawned, so a script calls this under `if __name__ == "__main__":`.
+
     Args:
         source: folder, file, glob pattern, or CSV / Parquet manifest.
         out: folder of the report; new, empty, or an earlier report.
@@ -104,7 +114,7 @@ def screen(
         refs = _find(source)
         job = _prepare(report, settings, Path(model) if model is not None else None)
     except (OSError, ValueError, ImportError) as error:
-        console.print(f"[red]nothing could start:[/] {error}", highlight=False)
+        console.print(f"[red]nothing could start:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return ScreenSummary(report, error=str(error))
 
     done: dict[str, Record] = {}
@@ -121,6 +131,7 @@ def screen(
         for outcome in bar.track(_outcomes(waiting, job), len(waiting), description="Screening"):
             if isinstance(outcome, Failure):
                 failed[outcome.name] = outcome
+                discard_results(report, outcome.name)
             else:
                 done[outcome.name] = outcome
         records = [done[ref.name] for ref in refs if ref.name in done]
@@ -131,6 +142,10 @@ def screen(
         report, len(records) - resumed, resumed, failures, round(time.perf_counter() - started, 3)
     )
     _tell(console, summary)
+    if others := {path.stem for path in (report / "scans").glob("*.json")} - {ref.name for ref in refs}:
+        console.print(
+            f"{len(others)} photographs of earlier runs are not in {escape(str(source))}; left in place"
+        )
     return summary
 
 
@@ -285,13 +300,11 @@ def _bar(console: Console) -> Progress:
 
 
 def _tell(console: Console, summary: ScreenSummary) -> None:
-    from rich.markup import escape
-
     resumed = f" ({summary.resumed} of them by an earlier run)" if summary.resumed else ""
     console.print(f"{summary.screened + summary.resumed} screened{resumed}, {len(summary.failures)} failed")
     for failure in summary.failures[:_LISTED_FAILURES]:
         text = escape(f"{failure.path}: {failure.stage}: {failure.reason}")
-        console.print(f"  [red]failed[/] {text}", highlight=False)
+        console.print(f"  [red]failed[/] {text}", highlight=False, soft_wrap=True)
     if len(summary.failures) > _LISTED_FAILURES:
         rest = len(summary.failures) - _LISTED_FAILURES
         console.print(f"  and {rest} more, all in {escape(str(summary.report / 'failures.csv'))}")

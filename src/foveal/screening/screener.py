@@ -260,8 +260,6 @@ def _notes(scan: "Scan") -> list[str]:
     notes = []
     if scan.frames > 1:
         notes.append(f"The file holds {scan.frames} frames; only the first one is screened.")
-    if scan.spacing_mm is None:
-        notes.append("The file does not say how large a pixel is, so nothing is given in millimetres.")
     return notes
 
 
