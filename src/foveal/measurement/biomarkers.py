@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -313,18 +314,29 @@ def tortuosity_total(m: VesselMeasurement) -> float:
 
 @register("fractal_dimension", "Fractal dimension", "1", PVBM)
 def fractal_dimension(m: VesselMeasurement) -> float:
-    """Box-counting dimension D0 of the vessel mask, 0 to 2: the slope of log N(s) against -log s by least
-    squares over all box sides s = 1, 2, 4, ... up to half of the mask's extent. N(s) is the least count
-    of four grids, one from each corner of the mask's bounding box, so that no turn of the image changes
-    it."""
-    rows, columns = np.flatnonzero(m.vessels.any(axis=1)), np.flatnonzero(m.vessels.any(axis=0))
-    if not len(rows):
+    """Box-counting dimension D0 of the vessel mask, 0 to 2: the slope of log2 N(k) over k by least squares,
+    where N(k) counts the occupied boxes when the square around the vessels, of side L, is divided into
+    2^k x 2^k boxes, k from 1 to the integer part of log2 L. No box is cut, so a filled square has exactly 2.
+    N(k) is the least count with the square laid at each corner of the bounding box, so that no turn of the
+    image changes it."""
+    row, column = np.nonzero(m.vessels)
+    if not len(row):
         raise MissingError(NO_VESSEL)
-    box = m.vessels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    counts = np.min([box_counts(box[::i, ::j]) for i in (1, -1) for j in (1, -1)], axis=0)[:-1]
-    if len(counts) < 3:
-        raise MissingError("the vessels cover fewer than 5 pixels: too few box sizes")
-    return float(-np.polyfit(np.arange(len(counts)), np.log2(counts), 1)[0])
+    row, column = row - row.min(), column - column.min()
+    side = max(int(row.max()), int(column.max())) + 1
+    boxes = 1 << (side.bit_length() - 1)
+    if boxes < 8:
+        raise MissingError(f"the vessels extend over {side} pixels, too few for box counting (8)")
+    # The box that each pixel falls in, for the square at the first and at the last row (column).
+    rows = [position * boxes // side for position in (row, row.max() - row)]
+    columns = [position * boxes // side for position in (column, column.max() - column)]
+    counts = []
+    for down, right in product(rows, columns):
+        grid = np.zeros((boxes, boxes), bool)
+        grid[down, right] = True
+        counts.append(box_counts(grid)[-2::-1])
+    occupied = np.min(counts, axis=0)
+    return float(np.polyfit(np.arange(len(occupied)), np.log2(occupied), 1)[0])
 
 
 def _count(m: VesselMeasurement, kind: NodeKind) -> int:

@@ -108,8 +108,9 @@ def vessel_graph(
        photograph lies), its holes of at most `hole_area` pixels filled, is thinned by Zhang and Suen's method
        and traced; pixels of a junction are one node.
     2. An edge with a free end is an artefact of thinning, and is removed, if it is not longer than
-       `spur_factor` times the largest half-width along it: a ripple of a vessel's wall, a speck. So is a
-       closed edge not longer than the circle inscribed at its node. Two edges left at a node become one.
+       `spur_factor` times the largest half-width (and half a pixel) along it: a ripple of a vessel's wall,
+       a speck. So is a closed edge not longer than the circle inscribed at its node. Two edges left at a
+       node become one.
     3. Two nodes are one if the edge between them is not longer than `merge_factor` times the half-width at
        the wider of them. Two vessels that cross at an acute angle share a longer stretch, between two
        branch points: these are one crossing if the stretch is at most 6 half-widths long and the four

@@ -151,7 +151,7 @@ def _artefacts(mask: np.ndarray, paths: Paths, spur_factor: float) -> np.ndarray
     free = (paths.degrees[edges] == 1).any(axis=1)
     closed = edges[:, 0] == edges[:, 1]
     circle = 2 * np.pi * half_widths(mask, paths.nodes)[edges[:, 0]]
-    return (free & (arcs <= spur_factor * widest)) | (closed & (arcs <= circle))
+    return (free & (arcs <= spur_factor * (widest + 0.5))) | (closed & (arcs <= circle))
 
 
 def _split_nodes(mask: np.ndarray, paths: Paths, merge_factor: float) -> np.ndarray:
