@@ -54,9 +54,5 @@ class ConvPyramid(Encoder):
         for level, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2) if level else x)
             maps.append(x)
-        return Features(
-            patches=rearrange(x, "b d h w -> b (h w) d"),
-            grid=tuple(x.shape[-2:]),
-            pooled=x.mean(dim=(-2, -1)),
-            pyramid=tuple(maps),
-        )
+        patches = rearrange(x, "b d h w -> b (h w) d")
+        return Features(patches, tuple(x.shape[-2:]), pooled=patches.mean(dim=1), pyramid=tuple(maps))

@@ -63,10 +63,5 @@ class TimmEncoder(Encoder):
         maps = self.backbone(images)
         if self._channels_last:
             maps = [rearrange(m, "b h w c -> b c h w") for m in maps]
-        last = maps[-1]
-        return Features(
-            patches=rearrange(last, "b d h w -> b (h w) d"),
-            grid=tuple(last.shape[-2:]),
-            pooled=last.mean(dim=(-2, -1)),
-            pyramid=tuple(maps),
-        )
+        patches = rearrange(maps[-1], "b d h w -> b (h w) d")
+        return Features(patches, tuple(maps[-1].shape[-2:]), pooled=patches.mean(dim=1), pyramid=tuple(maps))
