@@ -250,6 +250,11 @@ def test_optional_metadata_that_cannot_be_parsed_count_as_absent(photograph, wri
     path.write_bytes(data.replace(b"0.25\\0.25", b"a.bc\\de.f").replace(b"20200103", b"20201399"))
     scan = read_scan(path)
     assert (scan.spacing_mm, scan.acquired) == (None, None)
+    # Declared as binary doubles, the ten bytes are no whole number of them.
+    assert data.count(b"\x28\x00\x30\x00DS") == 1
+    path.write_bytes(data.replace(b"\x28\x00\x30\x00DS", b"\x28\x00\x30\x00FD"))
+    scan = read_scan(path)
+    assert (scan.spacing_mm, scan.acquired) == (None, date(2020, 1, 3))
     assert np.array_equal(scan.image, photograph)
 
 
