@@ -247,3 +247,18 @@ def test_folder_with_a_run_is_not_overwritten(tmp_path):
     train(TwoClasses(), tmp_path)
     with pytest.raises(FileExistsError, match="another folder"):
         fit(TwoClasses(), Stripes(), BASE, folder=tmp_path, resume=False)
+
+
+def test_tied_weights_are_saved_and_stay_tied(tmp_path):
+    class Tied(TwoClasses):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.again = self.network[5]
+
+    whole, resumed = Tied(), Tied()
+    train(whole)
+    with pytest.raises(InterruptedError):
+        train(Tied(fail_at_call=15), tmp_path)
+    train(resumed, tmp_path)
+    assert same_weights(resumed, whole)
+    assert resumed.again.weight is resumed.network[5].weight

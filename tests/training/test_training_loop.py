@@ -287,6 +287,8 @@ def test_monitor_has_to_be_evaluated():
         fit(Distance(), Numbers([1.0]), PLAIN, evaluate=lambda model: {"dice": 1.0}, monitor="auc")
     with pytest.raises(ValueError, match="need monitor"):
         fit(Distance(), Numbers([1.0]), PLAIN.replace(patience=2))
+    with pytest.raises(ValueError, match="allowed: 'higher', 'lower'"):
+        fit(Distance(), Numbers([1.0]), PLAIN, direction="max")
 
 
 def test_empty_data_set_is_refused():

@@ -24,7 +24,8 @@ class Objective(nn.Module, ABC):
     """A learning signal that owns the model or models that it trains.
 
     The training loop moves, wraps, averages and saves an objective as a whole, so every weight that a run
-    has to remember (momentum teachers, queues, learnt temperatures) belongs to it as parameter or buffer.
+    has to remember (momentum teachers, queues, learnt temperatures) belongs to it as parameter or
+    persistent buffer.
     """
 
     @abstractmethod

@@ -82,8 +82,8 @@ def fit(
 ) -> TrainingResult:
     """Train `objective` on `data`.
 
-    One process runs as it is; under `accelerate launch` (DDP) the same call shares each batch among
-    the processes. Given the same objective, data and settings the result is the same, whatever the number of
+    One process runs as it is; under `accelerate launch` (DDP, FSDP version 2) the same call shares each
+    batch among the processes. Given the same objective, data and settings the result is the same, whatever the number of
     workers and however often the run was killed and resumed; on CPU to the last bit.
 
     Args:
@@ -115,6 +115,8 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
     """
     settings = settings or TrainingSettings()
+    if direction not in ("higher", "lower"):
+        raise ValueError(f"direction={direction!r}; allowed: 'higher', 'lower'")
     if monitor is not None and evaluate is None:
         raise ValueError(f"monitor={monitor!r} needs an evaluate function that returns this figure")
     if monitor is None and (settings.patience is not None or settings.final_weights == "best"):
