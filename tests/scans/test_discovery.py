@@ -238,6 +238,14 @@ def test_names_do_not_clash_with_those_made_for_others(tmp_path):
     }  # fmt: skip
 
 
+def test_names_that_differ_only_in_unicode_form_are_told_apart():
+    """macOS stores é as e and an accent, and takes the two for one name."""
+    root = Path("root")
+    assert unique_names([root / "a" / "\u00e9.png", root / "b" / "e\u0301.png"], root) == [
+        "a__\u00e9", "b__e\u0301",
+    ]  # fmt: skip
+
+
 PARTS = st.text(st.sampled_from("aAéb_. :*\u0301漢"), min_size=1, max_size=4).filter(
     lambda part: part not in (".", "..")
 )
