@@ -31,6 +31,7 @@ class Look:
         cup_ratio: cup-to-disc ratio of the diameters.
         crescent: 0 to 1, strength of the pigment crescent beside the disc.
         seed: of the textures.
+        contrast: of the vessels, 1 in a clear eye seen by a good camera.
     """
 
     color: np.ndarray
@@ -41,6 +42,7 @@ class Look:
     cup_ratio: float
     crescent: float
     seed: int
+    contrast: float
 
 
 def draw_look(rng: np.random.Generator) -> Look:
@@ -57,6 +59,7 @@ def draw_look(rng: np.random.Generator) -> Look:
         cup_ratio=float(np.clip(rng.normal(0.42, 0.12), 0.2, 0.75)),
         crescent=float(np.clip(rng.normal(-0.1, 0.4), 0, 1)),
         seed=int(rng.integers(2**31)),
+        contrast=float(rng.uniform(0.7, 1.1)),
     )
 
 
@@ -154,7 +157,7 @@ class Backdrop:
         bow = angle + 0.02 * distance * np.sign(self.y) * np.clip(self.x / 8, -1, 1)
         striped = stripes[(np.rint(bow / (2 * np.pi) * 720).astype(int)) % 720] / stripes.std()
         sheen = self.look.youth * bundle * reach * (0.85 + 0.22 * striped + 0.25 * np.tanh(self._noise(2.0)))
-        picture += np.clip(sheen, 0, None)[..., None] * np.array([0.05, 0.13, 0.11])
+        picture += np.clip(sheen, 0, None)[..., None] * np.array([0.06, 0.17, 0.16])
         halo = np.exp(-((distance / 4.6) ** 2))[..., None] * np.array([0.05, 0.055, 0.035])
         picture += halo
 

@@ -90,7 +90,7 @@ class SyntheticEye:
         field: the photographed field.
         disc: optic disc and cup.
         fovea: row and column.
-        lesions: (H, W) bool masks by kind, never on a vessel or the disc.
+        lesions: (H, W) bool masks by kind; where a lesion meets a vessel or the disc, the pixel is theirs.
         segments: vessel segments; a parent precedes its daughters.
         branch_points: where both daughters lie in the field.
         laterality: L or R.

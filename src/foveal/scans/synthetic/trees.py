@@ -23,6 +23,8 @@ _REACH = 80.0  # degrees; half side of that map
 _SIDE = int(2 * _REACH / _CELL)
 _TURNS = (0.0, 0.3, -0.3, 0.65, -0.65, 1.0, -1.0)  # radians; detours considered, smallest first
 _STRAIGHT = 3  # steps that keep the angle of a branch point
+_GREATEST_BOW = 0.8  # radians between the direction of a vessel and that of its last degrees
+_FORGETTING = 0.03  # a step
 _BARE_DISC = 3.6  # degrees from the centre of the disc within which nothing branches by chance
 
 
@@ -89,6 +91,7 @@ class _Tip:
         self.position, self.heading, self.width = shoot.start, shoot.heading, shoot.width
         self.course, self.forks = list(shoot.guide), list(shoot.forks)
         self.travelled, self.straight = 0.0, _STRAIGHT
+        self.bearing = shoot.heading  # direction over the last degrees; what keeps a vessel from curling up
         self.wander = self.random.gauss(0, 0.05)
         self.until_branch = self.random.uniform(0.8, 2.0)
         self.side = self.random.choice((-1, 1))
@@ -101,7 +104,7 @@ class _Tip:
         if self.straight > 0:
             self.straight -= 1
             return True
-        while self.course and self._ahead(self.course[0]) < 1.2:
+        while self.course and self._has_passed(self.course[0]):
             self.course.pop(0)
         guided = bool(self.course)
         turn = math.remainder(self._desired() - self.heading, math.tau)
@@ -112,6 +115,10 @@ class _Tip:
         if detour is None:
             return False
         self.heading += max(-0.3, min(0.3, detour))
+        if not guided:
+            bow = max(-_GREATEST_BOW, min(_GREATEST_BOW, self.heading - self.bearing))
+            self.heading = self.bearing + bow
+        self.bearing += _FORGETTING * (self.heading - self.bearing)
         return True
 
     def advance(self) -> bool:
@@ -143,6 +150,7 @@ class _Tip:
             return None
         away = self.heading + self.side * leave
         self.heading -= self.side * bend
+        self.bearing -= self.side * bend
         self.width, self.straight = main, _STRAIGHT
         seed = self.random.getrandbits(62)
         if fork:
@@ -175,9 +183,15 @@ class _Tip:
         """Mean distance between branch points: long on trunks and close to the disc."""
         return (1.45 + 4.5 * width) * (1 + 1.2 * math.exp(-((math.hypot(*self.position) / 9.0) ** 2)))
 
-    def _ahead(self, target: Point) -> float:
-        (x, y), heading = self.position, self.heading
-        return (target[0] - x) * math.cos(heading) + (target[1] - y) * math.sin(heading)
+    def _has_passed(self, waypoint: Point) -> bool:
+        """Whether the next waypoint is reached, or lies behind on the way to the one after it."""
+        if math.dist(self.position, waypoint) < 1.2:
+            return True
+        (x, y), after = self.position, self.course[1] if len(self.course) > 1 else None
+        if after is None:
+            return False
+        onward = after[0] - waypoint[0], after[1] - waypoint[1]
+        return onward[0] * (x - waypoint[0]) + onward[1] * (y - waypoint[1]) > 0
 
     def _desired(self) -> float:
         """Direction that the vessel is drawn to."""
@@ -206,6 +220,8 @@ class _Tip:
                     break
                 cell = _cell(px, py)
                 cost += own[cell] * 2.0 / distance + other[cell] * 0.18
+            if math.isinf(cost) and turn == 0.0:
+                return None  # it has arrived at the fovea
             if cost < cheapest:
                 best, cheapest = turn, cost
             if cost <= abs(turn):

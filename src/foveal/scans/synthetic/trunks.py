@@ -54,6 +54,7 @@ def plant_trunks(rng: random.Random, caliber: float) -> list[Shoot]:
         "vein": -0.25 + rng.uniform(-0.35, -0.1),
         "artery": -0.25 + rng.uniform(0.1, 0.35),
     }
+    height = {kind: rng.uniform(-0.5, 0.5) for kind in hilum}
     shoots = []
     for side in (1, -1):
         # An artery and a vein share each course; which one runs outside is drawn.
@@ -64,15 +65,17 @@ def plant_trunks(rng: random.Random, caliber: float) -> list[Shoot]:
             arcade = jitter(rng, _place(_ARCADE, spreads[0], side, shift), 0.35)
             outer = jitter(rng, _place(_OUTER_ARCADE, spreads[1], side, shift), 0.8)
             nasal = jitter(rng, _place(_NASAL, spreads[2], side, -shift), 0.5)
-            root = (hilum[kind], 0.0)
-            stem = (root, (-0.2 + 0.6 * hilum[kind] + 0.4 * shift, side * 1.1), (0.1 + shift, side * 2.0))
+            root = (hilum[kind], height[kind])
+            bend = -0.2 + 0.6 * hilum[kind] + 0.4 * shift + rng.gauss(0, 0.25)
+            stem = (root, (bend, side * 1.1), (0.1 + shift + rng.gauss(0, 0.25), side * 2.0))
             forks = (
                 Fork(rng.uniform(1.1, 2.1), rng.uniform(0.3, 0.4), nasal),
                 Fork(rng.uniform(4.0, 9.0), rng.uniform(0.25, 0.4), outer),
             )
             own = width * caliber * rng.uniform(0.94, 1.03)
             seed = rng.getrandbits(62)
-            shoots.append(Shoot(kind, root, side * math.pi / 2, own, seed, stem + arcade, forks))
+            heading = side * math.pi / 2 + rng.gauss(0, 0.25)
+            shoots.append(Shoot(kind, root, heading, own, seed, stem + arcade, forks))
     for kind, width in _SMALL_TRUNK_WIDTHS.items():
         for side in (1, -1):
             shoots.append(_nasal_shoot(rng, kind, side, hilum[kind], caliber * width))
