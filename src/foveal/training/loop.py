@@ -83,8 +83,8 @@ def fit(
     """Train `objective` on `data`.
 
     One process runs as it is; under `accelerate launch` (DDP, FSDP version 2) the same call shares each
-    batch among the processes. Given the same objective, data and settings the result is the same, whatever the number of
-    workers and however often the run was killed and resumed; on CPU to the last bit.
+    batch among the processes. Given the same objective, data and settings the result is the same, whatever
+    the number of workers and however often the run was killed and resumed; on CPU to the last bit.
 
     Args:
         objective: owns the models to train. It ends with the averaged weights when `ema_decay` is set, or the
