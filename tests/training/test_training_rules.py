@@ -16,7 +16,8 @@ from foveal.training.averaging import WeightAverage
 from foveal.training.groups import decay_groups, layer_decay_groups
 from foveal.training.sampling import StreamPositions, check_weights, epoch_order, sample_seed, stream_loader
 from foveal.training.schedules import learning_rate_factor
-from foveal.training.settings import FREE_ON_RESUME, Settings, TrainingSettings
+from foveal.settings import Settings
+from foveal.training.settings import FREE_ON_RESUME, TrainingSettings
 
 
 def positions(length=7, **changes):

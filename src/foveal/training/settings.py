@@ -1,48 +1,12 @@
-"""Settings that name the right key when a wrong one is given, and those of the training loop."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, checked, and an unknown key is an error that suggests the nearest one.
-
-    Example:
-        >>> class Decoder(Settings):
-        ...     channels: int = 32
-        >>> Decoder(chanels=16)  # doctest: +IGNORE_EXCEPTION_DETAIL
-        Traceback (most recent call last):
-        ValidationError: unknown setting 'chanels'; did you mean 'channels'? allowed: channels
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _suggest_nearest(cls, values: Any) -> Any:
-        """Turn each unknown key into an error that tells the nearest field and all allowed ones."""
-        if not isinstance(values, dict):
-            return values
-        allowed = list(cls.model_fields)
-        complaints = []
-        for key in values:
-            if key in allowed:
-                continue
-            nearest = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.6)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-            complaints.append(f"unknown setting {key!r}{hint} allowed: {', '.join(sorted(allowed))}")
-        if complaints:
-            raise ValueError("\n".join(complaints))
-        return values
-
-    def replace(self, **changes: Any) -> Self:
-        """Return a copy with `changes` applied, checked like the original (`model_copy` checks nothing)."""
-        kept = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**(kept | changes))
+from foveal.settings import Settings
 
 
 class TrainingSettings(Settings):
