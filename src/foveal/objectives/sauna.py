@@ -147,6 +147,10 @@ def _check_shapes(prediction: Tensor, target: Tensor) -> None:
 class SaunaObjective(Objective):
     """Focal-L1 plus `jaccard_weight` times the Jaccard metric loss on tanh of the model's logits.
 
+    The gradient of tanh vanishes on pixels that are surely wrong, so that short trainings start slowly.
+    `cross_entropy_weight` adds the binary cross-entropy of sigmoid(2 z) = (1 + tanh z) / 2 against the
+    label's sign, whose gradient does not vanish; the paper has none of it.
+
     Args:
         model: images (B, C, H, W) to logits (B, 1, H, W).
         alpha: of the Focal-L1 loss.
@@ -154,6 +158,7 @@ class SaunaObjective(Objective):
         base: of the Focal-L1 loss.
         jaccard_weight: of the Jaccard loss.
         per_image: of the Jaccard loss.
+        cross_entropy_weight: of the cross-entropy; 0 leaves it out.
 
     Batch keys: `images` (B, C, H, W), `soft_labels` (B, 1, H, W) signed, in [-1, 1] (see `sauna_label`).
     """
@@ -167,15 +172,23 @@ class SaunaObjective(Objective):
         base: Base = "l1",
         jaccard_weight: float = 1.0,
         per_image: bool = False,
+        cross_entropy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.alpha, self.beta, self.base = alpha, beta, base
         self.jaccard_weight, self.per_image = jaccard_weight, per_image
+        self.cross_entropy_weight = cross_entropy_weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses `focal_l1`, `jaccard` and their weighted sum `loss`."""
-        prediction, target = torch.tanh(self.model(batch["images"]).float()), batch["soft_labels"]
+        """Losses `focal_l1`, `jaccard`, maybe `cross_entropy`, and their weighted sum `loss`."""
+        logits, target = self.model(batch["images"]).float(), batch["soft_labels"]
+        prediction = torch.tanh(logits)
         focal = stable_focal_l1(prediction, target, alpha=self.alpha, beta=self.beta, base=self.base)
         jaccard = jaccard_metric_loss(prediction, target, per_image=self.per_image)
-        return {"loss": focal + self.jaccard_weight * jaccard, "focal_l1": focal, "jaccard": jaccard}
+        losses = {"loss": focal + self.jaccard_weight * jaccard, "focal_l1": focal, "jaccard": jaccard}
+        if self.cross_entropy_weight:
+            hard = (target > 0).to(logits.dtype)
+            losses["cross_entropy"] = F.binary_cross_entropy_with_logits(2 * logits, hard)
+            losses["loss"] = losses["loss"] + self.cross_entropy_weight * losses["cross_entropy"]
+        return losses

@@ -2,7 +2,7 @@
 
 A recipe is one module `foveal/recipes/<slug>.py` (hyphens become underscores) that ends in `recipe = ...`:
 
-    class SaunaSettings(Settings):                           # of foveal.training.settings
+    class SaunaSettings(Settings):                           # of foveal.settings
         learning_rate: float = 1e-4
 
     class Sauna(Recipe[SaunaSettings]):
@@ -184,7 +184,7 @@ class Recipe(ABC, Generic[S]):
         if getattr(settings, "model_config", {}).get("extra") != "forbid":
             raise TypeError(
                 f"{cls.__name__}.Settings is {settings!r}; allowed: a pydantic model with extra='forbid', "
-                "best a subclass of foveal.training.settings.Settings"
+                "best a subclass of foveal.settings.Settings"
             )
 
     @abstractmethod

@@ -31,6 +31,7 @@ class SaunaSettings(Settings):
     beta: float = Field(1.0, ge=0, description="of the Focal-L1 loss")
     jaccard_weight: float = Field(1.0, ge=0)
     per_image: bool = Field(False, description="Jaccard sums over each image rather than the batch")
+    cross_entropy_weight: float = Field(0.0, ge=0, description="beyond the paper; see SaunaObjective")
     label_mode: Literal["h", "c", "hh"] = "h"
     label_metric: Literal["euclidean", "chamfer5"] = "chamfer5"
 
@@ -152,6 +153,7 @@ class Sauna(Recipe[SaunaSettings]):
                 beta=settings.beta,
                 jaccard_weight=settings.jaccard_weight,
                 per_image=settings.per_image,
+                cross_entropy_weight=settings.cross_entropy_weight,
             )
             if settings.loss == "sauna"
             else BceDiceObjective(model)
