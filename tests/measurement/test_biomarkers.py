@@ -196,6 +196,6 @@ def test_a_name_is_registered_once():
 def test_photograph_sized_mask_is_measured_within_a_second():
     mask = np.tile(tree(5, size=500), (3, 3))[:1444, :1444]
     measured(mask)  # compile
-    start = time.perf_counter()
+    start = time.process_time()
     measured(mask)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0

@@ -32,8 +32,8 @@ def files(folder: Path, pattern: str) -> list[Path]:
 
 
 def test_real_masks_have_plausible_values(data_root):
-    paths = files(data_root / "LES-AV" / "av", "*.png")[:6]
-    paths += files(data_root / "CHASE_DB1" / "manual1", "*_1stHO.png")[:4]
+    paths = files(data_root / "LES-AV" / "av", "*.png")[:3]
+    paths += files(data_root / "CHASE_DB1" / "manual1", "*_1stHO.png")[:3]
     for path in paths:
         with Image.open(path) as image:
             vessels = np.array(image) > 0
@@ -45,7 +45,7 @@ def test_real_masks_have_plausible_values(data_root):
 def test_crossings_are_where_an_artery_meets_a_vein(data_root):
     """LES-AV labels arteries 1, veins 2 and crossings 3, which the graph is not told of."""
     found = true = 0
-    for path in files(data_root / "LES-AV" / "av", "*.png")[:8]:
+    for path in files(data_root / "LES-AV" / "av", "*.png")[:5]:
         with Image.open(path) as image:
             label = np.array(image)
         graph = vessel_graph(label > 0)
@@ -56,7 +56,7 @@ def test_crossings_are_where_an_artery_meets_a_vein(data_root):
             around = label[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
             found += 1
             true += bool((around == 3).any() or ((around == 1).sum() > reach < (around == 2).sum()))
-    assert found > 60
+    assert found > 40
     assert true / found > 0.85
 
 
@@ -71,3 +71,14 @@ def test_synthetic_eye_is_measured_near_its_ground_truth(seed):
     assert values["vessel_density"] == pytest.approx(
         (eye.vessels & eye.field.mask).sum() / eye.field.mask.sum(), rel=1e-9
     )
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_synthetic_arteries_have_their_length_and_branch_points(seed):
+    eye = synthesize_eye(seed, size=1024)
+    values = measure_vessels(np.isin(eye.artery_vein, (1, 3)), eye.field)
+    arteries = [segment for segment in eye.segments if segment.kind == "artery"]
+    length = sum(np.hypot(*np.diff(segment.points, axis=0).T).sum() for segment in arteries)
+    branches = sum(eye.segments[point.parent].kind == "artery" for point in eye.branch_points)
+    assert values["vessel_length_px"] == pytest.approx(length, rel=0.02)
+    assert values["branch_points"] == pytest.approx(branches, rel=0.15)

@@ -57,7 +57,8 @@ def half_widths(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def fill_holes(mask: np.ndarray, largest: int) -> np.ndarray:
     """Fill holes of at most this many pixels in an (H, W) mask; thinning would leave a ring around each."""
-    labels, count = ndimage.label(~mask)
+    labels = np.empty(mask.shape, np.intp)
+    count = ndimage.label(~mask, output=labels)
     small = np.bincount(labels.ravel(), minlength=count + 1) <= largest
     small[0] = False
     for border in (labels[:1], labels[-1:], labels[:, :1], labels[:, -1:]):
