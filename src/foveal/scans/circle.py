@@ -20,7 +20,7 @@ class Circle:
         return np.hypot(points[:, 0] - self.row, points[:, 1] - self.column) - self.radius
 
     def points(self, angles: np.ndarray, radii: np.ndarray | float | None = None) -> np.ndarray:
-        """Row/column points (..., 2) at `angles` (radians) and `radii` (pixels; the circle's when omitted)."""
+        """Row/column points (..., 2) at `angles` (radians) and `radii` (default: the circle's)."""
         length = self.radius if radii is None else radii
         return np.stack([self.row + length * np.sin(angles), self.column + length * np.cos(angles)], axis=-1)
 
