@@ -8,6 +8,7 @@ from PIL import Image
 
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import pictures
+from foveal.screening.grading import field_square, place_square
 from foveal.screening.screener import probability_levels
 
 
@@ -53,3 +54,14 @@ def test_field_outline_is_the_border_of_the_field():
     row, column = eye.field.center
     radius = np.hypot(numbers[:, 1] - row, numbers[:, 0] - column)
     assert np.abs(radius - eye.field.diameter / 2).max() < 2.5
+
+
+def test_a_map_over_the_graders_square_lands_where_it_came_from():
+    eye = synthesize_eye(0, size=256)
+    row, column = (round(value) for value in eye.disc.center)
+    marked = np.zeros((256, 256, 3), np.uint8)
+    marked[row - 6 : row + 7, column - 6 : column + 7] = 255
+    placed = place_square(field_square(marked, eye.field, size=128)[..., 0], eye.field)
+    assert placed.shape == (256, 256)
+    found = np.argwhere(placed > 127).mean(axis=0)
+    assert np.abs(found - [row, column]).max() < 1

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from foveal.scans.field_of_view import FieldOfView
+from foveal.scans.field_of_view import FieldOfView, crop_padded, square_box
+from foveal.screening.pictures import SOFT_SIDE, fitted_size
 from foveal.screening.records import Value
 
 
@@ -43,7 +44,7 @@ class Grader:
         from foveal.models.classifier import predictive_entropy
 
         config = self.model.config
-        square, corner, side = field_square(image, field, size=config.size)
+        square = field_square(image, field, size=config.size)
         batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device, torch.float32) / 255
         probabilities = self.model.predict_proba(batch)
         chosen = int(probabilities.argmax())
@@ -56,48 +57,32 @@ class Grader:
             values[f"probability_{name}"] = float(f"{probability:.6g}")
         heat = relevance[0].detach().float().cpu().clamp_min(0)
         heat = heat / heat.max().clamp_min(1e-12)
-        return values, place_square((heat * 255).round().to(torch.uint8).numpy(), corner, side, field)
+        return values, place_square((heat * 255).round().to(torch.uint8).numpy(), field)
 
 
-def field_square(
-    image: np.ndarray, field: FieldOfView, *, size: int
-) -> tuple[np.ndarray, tuple[int, int], int]:
-    """The square around the field of view at `size` pixels, black outside the field.
-
-    Returns:
-        (size, size, 3) uint8; (row, column) of the square's corner in the photograph, maybe negative; its
-        side in pixels of the photograph.
-    """
-    top, left, bottom, right = field.box
-    side = max(bottom - top, right - left)
-    corner = (top - (side - (bottom - top)) // 2, left - (side - (right - left)) // 2)
-    inside = np.where(field.mask[top:bottom, left:right, None], image[top:bottom, left:right], 0)
-    square = np.zeros((side, side, 3), np.uint8)
-    row, column = top - corner[0], left - corner[1]
-    square[row : row + bottom - top, column : column + right - left] = inside
-    picture = Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(picture).copy(), corner, side
+def field_square(image: np.ndarray, field: FieldOfView, *, size: int) -> np.ndarray:
+    """The square around the field of view as (size, size, 3) uint8, black outside the field."""
+    inside = np.where(field.mask[..., None], image, np.uint8(0))
+    square = Image.fromarray(crop_padded(inside, square_box(field)))
+    return np.array(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
-def place_square(levels: np.ndarray, corner: tuple[int, int], side: int, field: FieldOfView) -> np.ndarray:
+def place_square(levels: np.ndarray, field: FieldOfView) -> np.ndarray:
     """Put a map over the field's square back onto the photograph, at the size of soft overlays.
 
     Args:
-        levels: (s, s) uint8 over the square.
-        corner, side: where the square lies, as `field_square` told.
+        levels: (s, s) uint8 over the square of `field_square`.
         field: its mask tells the photograph's size; the map is 0 outside it.
 
     Returns:
         (h, w) uint8.
     """
-    from foveal.screening.pictures import SOFT_SIDE, fitted_size
-
+    top, left, bottom, _ = square_box(field)
     height, width = field.mask.shape
     size = fitted_size((height, width), SOFT_SIDE)
-    scale_x, scale_y = width / size[0], height / size[1]
-    factor = levels.shape[0] / side
+    factor = levels.shape[0] / (bottom - top)
     # PIL's affine takes output pixels to input pixels, both measured at pixel corners.
-    affine = (scale_x * factor, 0, -corner[1] * factor, 0, scale_y * factor, -corner[0] * factor)
+    affine = (width / size[0] * factor, 0, -left * factor, 0, height / size[1] * factor, -top * factor)
     placed = Image.fromarray(levels).transform(
         size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
