@@ -145,14 +145,15 @@ def _check_shapes(prediction: Tensor, target: Tensor) -> None:
 
 
 class SaunaObjective(Objective):
-    """Focal-L1 plus `jaccard_weight` times the Jaccard metric loss on tanh of the model's logits.
+    """`focal_weight` x Focal-L1 + `jaccard_weight` x Jaccard metric loss on tanh of the model's logits.
 
-    The gradient of tanh vanishes on pixels that are surely wrong, so that short trainings start slowly.
-    `cross_entropy_weight` adds the binary cross-entropy of sigmoid(2 z) = (1 + tanh z) / 2 against the
-    label's sign, whose gradient does not vanish; the paper has none of it.
+    Beyond the paper, `cross_entropy_weight` adds the cross-entropy of sigmoid(2 z) = (1 + tanh z) / 2
+    against (1 + y) / 2. It regresses the same soft label y, but to its mean where the L1 loss goes to its
+    median, so that a doubtful vessel keeps a rank; and its gradient does not vanish where tanh is flat.
 
     Args:
         model: images (B, C, H, W) to logits (B, 1, H, W).
+        focal_weight: of the Focal-L1 loss.
         alpha: of the Focal-L1 loss.
         beta: of the Focal-L1 loss.
         base: of the Focal-L1 loss.
@@ -167,6 +168,7 @@ class SaunaObjective(Objective):
         self,
         model: nn.Module,
         *,
+        focal_weight: float = 1.0,
         alpha: float = 2.0,
         beta: float = 1.0,
         base: Base = "l1",
@@ -176,7 +178,7 @@ class SaunaObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        self.alpha, self.beta, self.base = alpha, beta, base
+        self.focal_weight, self.alpha, self.beta, self.base = focal_weight, alpha, beta, base
         self.jaccard_weight, self.per_image = jaccard_weight, per_image
         self.cross_entropy_weight = cross_entropy_weight
 
@@ -186,9 +188,9 @@ class SaunaObjective(Objective):
         prediction = torch.tanh(logits)
         focal = stable_focal_l1(prediction, target, alpha=self.alpha, beta=self.beta, base=self.base)
         jaccard = jaccard_metric_loss(prediction, target, per_image=self.per_image)
-        losses = {"loss": focal + self.jaccard_weight * jaccard, "focal_l1": focal, "jaccard": jaccard}
+        total = self.focal_weight * focal + self.jaccard_weight * jaccard
+        losses = {"loss": total, "focal_l1": focal, "jaccard": jaccard}
         if self.cross_entropy_weight:
-            hard = (target > 0).to(logits.dtype)
-            losses["cross_entropy"] = F.binary_cross_entropy_with_logits(2 * logits, hard)
-            losses["loss"] = losses["loss"] + self.cross_entropy_weight * losses["cross_entropy"]
+            losses["cross_entropy"] = F.binary_cross_entropy_with_logits(2 * logits, (1 + target) / 2)
+            losses["loss"] = total + self.cross_entropy_weight * losses["cross_entropy"]
         return losses

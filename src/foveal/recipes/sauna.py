@@ -27,6 +27,7 @@ class SaunaSettings(Settings):
     """
 
     loss: Literal["sauna", "bce-dice"] = "sauna"
+    focal_weight: float = Field(1.0, ge=0)
     alpha: float = Field(2.0, gt=0, description="of the Focal-L1 loss")
     beta: float = Field(1.0, ge=0, description="of the Focal-L1 loss")
     jaccard_weight: float = Field(1.0, ge=0)
@@ -48,8 +49,8 @@ class SaunaSettings(Settings):
     augmentation: dict[str, float | bool] = Field(
         default_factory=lambda: {"zoom": 0.0}, description="changes to AugmentationSettings"
     )
-    synthetic_eyes: int = Field(0, ge=0, description="generated photographs beside the real ones")
-    synthetic_share: float = Field(0.2, ge=0, le=1, description="share of patches drawn from them")
+    synthetic_eyes: int = Field(0, ge=0, description="generated photographs, beside or without real ones")
+    start_from: str | None = Field(None, description="folder of a saved model to begin with")
     training: dict[str, object] = Field(
         default_factory=lambda: {
             "steps": 30_000,
@@ -118,19 +119,20 @@ class Sauna(Recipe[SaunaSettings]):
         """Train on the vessel data sets in `data` and save the model to `out`/model."""
         from foveal.scans.vessel_datasets import read_vessel_cases
 
-        if data is None:
-            raise ValueError("sauna trains on real photographs: name their folder with --data")
-        model = self.fit(settings, read_vessel_cases(data), folder=out)
+        if data is None and not settings.synthetic_eyes:
+            raise ValueError("nothing to train on: name a folder with --data, or set synthetic_eyes")
+        model = self.fit(settings, [] if data is None else read_vessel_cases(data), folder=out)
         model.save_pretrained(out / "model")
 
     def fit(
         self, settings: SaunaSettings, cases: Sequence[VesselCase], *, folder: Path | None, progress: bool = True
     ) -> Segmenter:
-        """Train on labelled photographs; returns the model in evaluation mode."""
+        """Train on labelled photographs and `synthetic_eyes`; returns the model in evaluation mode."""
         import torch
 
         from foveal.objectives.hard_masks import BceDiceObjective
         from foveal.objectives.sauna import SaunaObjective
+        from foveal.scans.vessel_datasets import synthetic_vessel_cases
         from foveal.segmentation.augmentation import AugmentationSettings
         from foveal.segmentation.patches import VesselPatches
         from foveal.training import TrainingSettings, fit
@@ -138,8 +140,10 @@ class Sauna(Recipe[SaunaSettings]):
         training = TrainingSettings.model_validate(settings.training)
         torch.manual_seed(training.seed)
         model = self.build(settings)
+        if settings.start_from is not None:
+            model.load_state_dict(type(model).from_pretrained(settings.start_from).state_dict())
         patches = VesselPatches(
-            cases,
+            [*cases, *synthetic_vessel_cases(settings.synthetic_eyes, seed=training.seed)],
             size=settings.patch_size,
             diameter=settings.working_diameter,
             augmentation=AugmentationSettings.model_validate(settings.augmentation),
@@ -149,6 +153,7 @@ class Sauna(Recipe[SaunaSettings]):
         objective = (
             SaunaObjective(
                 model,
+                focal_weight=settings.focal_weight,
                 alpha=settings.alpha,
                 beta=settings.beta,
                 jaccard_weight=settings.jaccard_weight,

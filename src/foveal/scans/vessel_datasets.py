@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from foveal.scans.reading import read_scan
+from foveal.scans.synthetic import synthesize_eye
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,23 @@ def read_vessel_cases(root: Path) -> list[VesselCase]:
     cases = [case for name, read in READERS.items() if (root / name).is_dir() for case in read(root / name)]
     if not cases:
         raise FileNotFoundError(f"{root} holds none of the folders {', '.join(READERS)}")
+    return cases
+
+
+def synthetic_vessel_cases(count: int, *, seed: int, size: int = 1024) -> list[VesselCase]:
+    """Synthetic eyes of every kind as labelled photographs: 30 to 60 degrees, disc or macula, lesions 0 to 4."""
+    random = np.random.default_rng(seed)
+    cases = []
+    for number in range(count):
+        eye = synthesize_eye(
+            int(random.integers(2**31)),
+            size=size,
+            centered="disc" if random.random() < 0.5 else "macula",
+            field_angle=float(random.uniform(30, 60)),
+            lesions=int(random.integers(0, 5)),
+        )
+        name = f"synthetic-{number:04d}"
+        cases.append(VesselCase(name, "synthetic", f"synthetic/{number:04d}", eye.image, eye.vessels, eye.field.mask))
     return cases
 
 

@@ -76,8 +76,8 @@ class VesselPatches:
         frame = min(levels, key=lambda f: (f.diameter < scale * self.diameter, abs(f.diameter - scale * self.diameter)))
         ratio = scale * self.diameter / frame.diameter
         side = frame.image.shape[-1]
-        # Centres are uniform over the field's disc, a little inside its border.
-        radius, bearing = 0.47 * frame.diameter * math.sqrt(float(uniform[1])), 2 * math.pi * float(uniform[2])
+        # Centres are uniform over the field's disc, well inside its border.
+        radius, bearing = 0.42 * frame.diameter * math.sqrt(float(uniform[1])), 2 * math.pi * float(uniform[2])
         center = side / 2 + radius * torch.tensor([math.sin(bearing), math.cos(bearing)])
         image, label = warp(
             frame.image.float() / 255,

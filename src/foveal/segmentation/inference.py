@@ -1,0 +1,87 @@
+"""A trained segmenter on a whole photograph: probability and confidence at the original size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.models.segmenter import Segmenter
+from foveal.scans.field_of_view import FieldOfView
+from foveal.segmentation.frames import working_frame
+from foveal.segmentation.tiling import tiled_inference
+
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+
+
+@dataclass(frozen=True)
+class VesselMap:
+    """Vessels of one photograph.
+
+    Attributes:
+        probability: (H, W) float32 in [0, 1]; (1 + s) / 2 with s the signed map; 0 outside the field.
+        confidence: (H, W) float32 in [0, 1]; |s|, which the soft labels teach to be low at borders and
+            where the class is in doubt; 0 outside the field.
+    """
+
+    probability: np.ndarray
+    confidence: np.ndarray
+
+    def mask(self, threshold: float = 0.5) -> np.ndarray:
+        """(H, W) bool: probability at or above the threshold."""
+        return self.probability >= threshold
+
+
+@torch.inference_mode()
+def segment_vessels(
+    model: Segmenter,
+    image: np.ndarray,
+    field: FieldOfView,
+    *,
+    views: int = 4,
+    scales: tuple[float, ...] = (1.0,),
+    tile: int = 1024,
+) -> VesselMap:
+    """Segment the vessels of one photograph.
+
+    The field of view is brought to the model's working diameter; the signed maps of mirrored views (and
+    of further scales) are averaged and placed back at the original size.
+
+    Args:
+        model: in evaluation mode, on any device.
+        image: (H, W, 3) uint8 RGB.
+        field: its field of view.
+        views: how many of the four mirror images to average: 1, 2 or 4.
+        scales: multiples of the working diameter to average.
+        tile: side of the largest square that enters the network at once; bounds memory.
+
+    Raises:
+        ValueError: `views` or the image's shape or type is not as said.
+    """
+    if views not in (1, 2, 4):
+        raise ValueError(f"views {views}; allowed: 1, 2, 4")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image of shape {image.shape} and type {image.dtype}: (H, W, 3) uint8 is wanted")
+    device = next(model.parameters()).device
+    total = np.zeros(image.shape[:2], dtype=np.float32)
+    for scale in scales:
+        frame = working_frame(image, field, diameter=round(scale * model.preprocess.working_diameter))
+        signed = _average_views(model, frame.image.to(device), views, tile)
+        total += frame.place_back(signed)
+    total /= len(scales)
+    probability = np.where(field.mask, np.clip((1 + total) / 2, 0, 1), 0).astype(np.float32)
+    confidence = np.where(field.mask, np.abs(total), 0).astype(np.float32)
+    return VesselMap(probability, confidence)
+
+
+def _average_views(model: Segmenter, image: Tensor, views: int, tile: int) -> Tensor:
+    """Mean signed map (S, S) of mirrored views of a frame (1, 3, S, S)."""
+    mean = torch.zeros(image.shape[-2:], device=image.device)
+    for axes in _FLIPS[:views]:
+        view = image.flip(axes) if axes else image
+        view = view.contiguous(memory_format=torch.channels_last)
+        signed = tiled_inference(lambda x: model.signed(model(x)), view, tile=tile, batch=1)
+        mean += (signed.flip(axes) if axes else signed)[0, 0] / views
+    return mean
