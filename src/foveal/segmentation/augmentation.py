@@ -41,16 +41,16 @@ class AugmentationSettings(Settings):
 
 
 def warp(
-    image: Tensor, label: Tensor, *, center: Tensor, scale: float, angle: float, flip: bool, size: int
+    image: Tensor, labels: Tensor, *, center: Tensor, scale: float, angle: float, flip: bool, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Cut a rotated, scaled square out of a photograph and its signed label.
+    """Cut a rotated, scaled square out of a photograph and its signed labels.
 
-    The label is shifted by 1 while it is warped, so that what lies beyond the edge becomes -1
+    Labels are shifted by 1 while they are warped, so that what lies beyond the edge becomes -1
     (background, certain) and not 0 (undecided).
 
     Args:
         image: (C, H, W) in [0, 1].
-        label: (1, H, W) in [-1, 1].
+        labels: (K, H, W) in [-1, 1].
         center: (2,) row and column in `image`, pixels.
         scale: output pixels an input pixel.
         angle: radians.
@@ -58,7 +58,7 @@ def warp(
         size: side of the output, pixels.
 
     Returns:
-        Image (C, size, size), 0 beyond the edge, and label (1, size, size), -1 beyond the edge.
+        Image (C, size, size), 0 beyond the edge, and labels (K, size, size), -1 beyond the edge.
     """
     height, width = image.shape[-2:]
     cos, sin, sign = math.cos(angle), math.sin(angle), -1.0 if flip else 1.0
@@ -67,9 +67,9 @@ def warp(
     y = center[0] + cos * rows - sin * columns
     x = center[1] + sin * rows + cos * columns
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    both = torch.cat([image, label + 1])[None]
+    both = torch.cat([image, labels + 1])[None]
     out = F.grid_sample(both, grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    return out[:-1], out[-1:] - 1
+    return out[: len(image)], out[len(image) :] - 1
 
 
 def disturb(image: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:

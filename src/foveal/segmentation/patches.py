@@ -24,7 +24,7 @@ _LEVELS = (1.5, 1.0, 0.7)
 @dataclass(frozen=True)
 class _Frame:
     image: Tensor  # (3, S, S) uint8
-    label: Tensor  # (1, S, S) float16, signed
+    labels: Tensor  # (2, S, S) float16: soft label and hard mask, both signed
     diameter: int
 
 
@@ -79,9 +79,9 @@ class VesselPatches:
         # Centres are uniform over the field's disc, well inside its border.
         radius, bearing = 0.42 * frame.diameter * math.sqrt(float(uniform[1])), 2 * math.pi * float(uniform[2])
         center = side / 2 + radius * torch.tensor([math.sin(bearing), math.cos(bearing)])
-        image, label = warp(
+        image, labels = warp(
             frame.image.float() / 255,
-            frame.label.float(),
+            frame.labels.float(),
             center=center,
             scale=ratio,
             angle=2 * math.pi * float(uniform[3]) if a.rotate else 0.0,
@@ -89,18 +89,20 @@ class VesselPatches:
             size=self.size,
         )
         image = disturb(image, a, generator)
-        return {"images": image, "soft_labels": label.clamp(-1, 1), "masks": (label > 0).float()}
+        # The class always comes from the warped hard mask: a soft label's zero lies a little outside it.
+        return {"images": image, "soft_labels": labels[:1].clamp(-1, 1), "masks": (labels[1:] > 0).float()}
 
 
 def _frames(case: VesselCase, diameter: int, mode: Mode, metric: Metric) -> list[_Frame]:
     field = find_field_of_view(case.image)
-    label = sauna_label(case.vessels & case.field, mode=mode, metric=metric)
+    vessels = case.vessels & case.field
+    labels = np.stack([sauna_label(vessels, mode=mode, metric=metric), 2 * vessels - np.float32(1)], axis=-1)
     image = np.where(field.mask[..., None], case.image, 0).astype(np.uint8)
-    return [_frame(image, label, field, round(level * diameter)) for level in _LEVELS]
+    return [_frame(image, labels, field, round(level * diameter)) for level in _LEVELS]
 
 
-def _frame(image: np.ndarray, label: np.ndarray, field: FieldOfView, diameter: int) -> _Frame:
+def _frame(image: np.ndarray, labels: np.ndarray, field: FieldOfView, diameter: int) -> _Frame:
     box, side = frame_box(field, diameter=diameter, multiple=32)
     pixels = resample(crop_padded(image, box), side)[0]
-    soft = resample(crop_padded(label, box, fill=-1), side)[0]
-    return _Frame((pixels * 255).round().to(torch.uint8), soft.half(), diameter)
+    signed = resample(crop_padded(labels, box, fill=-1), side)[0]
+    return _Frame((pixels * 255).round().to(torch.uint8), signed.half(), diameter)
