@@ -19,10 +19,11 @@ THRESHOLDS = (4.0, 7.0, 12.0, 20.0, 34.0)  # grey levels by which the field may 
 TOLERANCE = 1.2  # distance of a boundary point that still lies on the fitted outline, working pixels
 FRAME_MARGIN = 2  # boundary points this near to the frame's edge tell nothing about the field, working pixels
 MIN_RADIUS = 0.22  # of the shorter side: the optic disc of a borderless photograph stays below it
-MIN_ARC = 0.04  # share of a circumference that must be seen before a circle is believed
+MIN_ARC = 0.03  # share of a circumference that must be seen before a circle is believed
 MIN_SHARE = 0.4  # share of the visible circumference on which the region's outline must lie
+SHORT_ARC, SHORT_ARC_SHARE = 0.2, 0.65  # below this visible circumference more of it must be found
 MIN_SHARPNESS = 0.45  # share of the change across the outline that must fall within 2 working pixels
-MAX_UNEVENNESS = 16.0  # grey levels; 90 % of a background differ less than this from its colour
+MAX_UNEVENNESS = 16.0  # grey levels; most of a background differs less than this from its colour
 MIN_FILL = 0.9  # share of its bounding box that a rectangle fills; a circle fills 0.79
 RAYS = np.linspace(0.0, 2.0 * np.pi, 720, endpoint=False)
 
@@ -47,7 +48,7 @@ class Outline:
 
 
 def working_copy(image: np.ndarray) -> tuple[np.ndarray, int]:
-    """(h, w, 3) float32 despeckled copy of at most `WORKING_SIDE` pixels, and the factor that it shrank by."""
+    """Despeckled (h, w, 3) float32 copy of at most `WORKING_SIDE` pixels and its shrink factor."""
     factor = max(1, -(-max(image.shape[:2]) // WORKING_SIDE))
     small = np.asarray(Image.fromarray(image).reduce(factor), dtype=np.uint8)
     return ndimage.median_filter(small, size=(3, 3, 1), mode="nearest").astype(np.float32), factor
@@ -65,7 +66,7 @@ def find_outline(working: np.ndarray) -> Outline | None:
             for outline in _outlines(region, difference, background):
                 if best is None or outline.score > best.score:
                     best = outline
-        if best is not None and best.score > 0.85:
+        if best is not None and best.score > 0.84:
             break
     return best
 
@@ -182,20 +183,21 @@ def _circle_score(points: np.ndarray, limits: Limits, circle: Circle, difference
     touched = ndimage.maximum_filter1d(touched, 2 * gap + 1, mode="wrap")
     arc = touched & visible
     share = float(arc.sum() / visible.sum())
-    if arc.mean() < MIN_ARC or share < MIN_SHARE or _unevenness(circle, limits, difference) > MAX_UNEVENNESS:
+    enough = MIN_SHARE if visible.mean() >= SHORT_ARC else SHORT_ARC_SHARE
+    if arc.mean() < MIN_ARC or share < enough or _unevenness(circle, limits, difference) > MAX_UNEVENNESS:
         return 0.0
     sharpness = _sharpness(circle, RAYS[arc], difference)
     return share * (0.5 + 0.5 * min(sharpness, 1.0)) if sharpness >= MIN_SHARPNESS else 0.0
 
 
 def _unevenness(circle: Circle, limits: Limits, difference: np.ndarray) -> float:
-    """Grey levels from the background's colour within which 90 % of what lies around the circle stay."""
+    """Grey levels from the background's colour within which 60 % of the surroundings (labels aside) stay."""
     rows, columns = (np.arange(n, dtype=np.float32) for n in difference.shape)
     squared = (rows[:, None] - circle.row) ** 2 + (columns[None, :] - circle.column) ** 2
     outside = squared > (circle.radius + FRAME_MARGIN) ** 2
     outside &= ((rows >= limits[0]) & (rows < limits[2]))[:, None]
     outside &= ((columns >= limits[1]) & (columns < limits[3]))[None, :]
-    return float(np.percentile(difference[outside], 90)) if outside.any() else 0.0
+    return float(np.percentile(difference[outside], 60)) if outside.any() else 0.0
 
 
 def _sharpness(circle: Circle, angles: np.ndarray, difference: np.ndarray) -> float:
@@ -230,8 +232,8 @@ def _rectangle(
     share = float((np.abs(distance + 0.5) <= TOLERANCE).mean())
     inner, outer = np.median(difference[region]), np.median(difference[~region])
     if share >= 0.6 and inner - outer > 12.0:
-        # Slightly below a circle of the same quality: a circle has one degree of freedom fewer.
-        yield Outline(0.95 * share, background, bounds, None, corner)
+        # Four equal corner arcs fit both; a circle, with fewer degrees of freedom, is then the better guess.
+        yield Outline(0.85 * share, background, bounds, None, corner)
 
 
 def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
