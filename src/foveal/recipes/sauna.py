@@ -1,7 +1,7 @@
 """SAUNA: uncertainty-aware soft labels and image-level regression losses for retinal vessels.
 
-    foveal train sauna --data FOLDER --out runs/sauna
-    foveal verify sauna
+foveal train sauna --data FOLDER --out runs/sauna
+foveal verify sauna
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ class SaunaSettings(Settings):
     std: tuple[float, float, float] = (0.4, 0.3, 0.2)
     patch_size: int = Field(512, ge=32, description="pixels; at most the frame of the working diameter")
 
-    augmentation: dict[str, float | bool] = Field(
+    augmentation: dict[str, object] = Field(
         default_factory=lambda: {"zoom": 0.0}, description="changes to AugmentationSettings"
     )
     synthetic_eyes: int = Field(0, ge=0, description="generated photographs, beside or without real ones")
+    synthetic_share: float = Field(
+        0.15, ge=0, le=1, description="share of patches from them, beside real ones"
+    )
     start_from: str | None = Field(None, description="folder of a saved model to begin with")
     training: dict[str, object] = Field(
         default_factory=lambda: {
@@ -89,7 +92,10 @@ class Sauna(Recipe[SaunaSettings]):
         "0.5 M-parameter network on local contrast at 768 pixels, patches with scaling (the label is "
         "made before any cropping), trained on CHASE_DB1 and LES-AV.",
         built_from=(
-            "segmentation.soft_labels", "objectives.sauna", "models.Segmenter", "segmentation.patches",
+            "segmentation.soft_labels",
+            "objectives.sauna",
+            "models.Segmenter",
+            "segmentation.patches",
             "training.fit",
         ),
     )
@@ -125,7 +131,12 @@ class Sauna(Recipe[SaunaSettings]):
         model.save_pretrained(out / "model")
 
     def fit(
-        self, settings: SaunaSettings, cases: Sequence[VesselCase], *, folder: Path | None, progress: bool = True
+        self,
+        settings: SaunaSettings,
+        cases: Sequence[VesselCase],
+        *,
+        folder: Path | None,
+        progress: bool = True,
     ) -> Segmenter:
         """Train on labelled photographs and `synthetic_eyes`; returns the model in evaluation mode."""
         import torch
@@ -142,14 +153,21 @@ class Sauna(Recipe[SaunaSettings]):
         model = self.build(settings)
         if settings.start_from is not None:
             model.load_state_dict(type(model).from_pretrained(settings.start_from).state_dict())
+        synthetic = synthetic_vessel_cases(settings.synthetic_eyes, seed=training.seed)
         patches = VesselPatches(
-            [*cases, *synthetic_vessel_cases(settings.synthetic_eyes, seed=training.seed)],
+            [*cases, *synthetic],
             size=settings.patch_size,
             diameter=settings.working_diameter,
             augmentation=AugmentationSettings.model_validate(settings.augmentation),
             mode=settings.label_mode,
             metric=settings.label_metric,
         )
+        weights = None
+        if cases and synthetic:
+            real_weight = (1 - settings.synthetic_share) / len(cases)
+            weights = [real_weight] * len(cases) + [settings.synthetic_share / len(synthetic)] * len(
+                synthetic
+            )
         objective = (
             SaunaObjective(
                 model,
@@ -163,7 +181,7 @@ class Sauna(Recipe[SaunaSettings]):
             if settings.loss == "sauna"
             else BceDiceObjective(model)
         )
-        fit(objective, patches, training, folder=folder, progress=progress)
+        fit(objective, patches, training, folder=folder, weights=weights, progress=progress)
         return model.eval()
 
     def evidence(self, scale: Scale) -> Iterable[Evidence]:

@@ -40,14 +40,15 @@ def segment_vessels(
     image: np.ndarray,
     field: FieldOfView,
     *,
-    views: int = 4,
-    scales: tuple[float, ...] = (1.0,),
+    views: int = 2,
+    scales: tuple[float, ...] = (0.8, 1.0, 1.25),
     tile: int = 1024,
 ) -> VesselMap:
     """Segment the vessels of one photograph.
 
-    The field of view is brought to the model's working diameter; the signed maps of mirrored views (and
-    of further scales) are averaged and placed back at the original size.
+    The field of view is brought to the model's working diameter and to sizes around it, since the angle
+    that a camera's field spans, and so the width of a vessel in it, is not known; the signed maps of all
+    sizes and mirrored views are averaged and placed back at the original size.
 
     Args:
         model: in evaluation mode, on any device.
