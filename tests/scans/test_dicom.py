@@ -8,19 +8,23 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate_extended
+from pydicom.encaps import encapsulate_extended, get_frame
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
     JPEG2000,
+    JPEG2000MC,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
 from foveal.scans.dicom import hash_patient
 from foveal.scans.reading import read_scan
-from foveal.scans.scan import ScanError
+from foveal.scans.scan import Scan, ScanError
 
 
 def encode(image: np.ndarray, format: str, **options) -> bytes:
@@ -80,6 +84,78 @@ def test_jpeg_lossless_equals_the_same_picture_stored_as_rle():
     image = read_scan(lossless).image
     assert np.array_equal(image, read_scan(rle).image)
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 5
+
+
+def sample_codestream(name: str) -> bytes:
+    """First frame of a file that comes with pydicom."""
+    return get_frame(dcmread(get_testdata_file(name)).PixelData, 0, number_of_frames=1)
+
+
+def test_near_lossless_jpeg_ls_is_as_near_as_it_promises(write_dicom):
+    encoded = [sample_codestream("SC_rgb_jls_lossy_line.dcm")]
+    samples = np.zeros((100, 100, 3), np.uint8)
+    image = read_scan(write_dicom(samples, syntax=JPEGLSNearLossless, encoded=encoded)).image.astype(int)
+    exact = read_scan(get_testdata_file("SC_rgb_rle.dcm")).image
+    scan_header = encoded[0].index(b"\xff\xda")
+    near = encoded[0][scan_header + 11]
+    assert 0 < np.abs(image - exact).max() <= near
+
+
+def test_grey_jpeg_of_12_bits_is_decoded_and_scaled(write_dicom):
+    """The figures are those of libjpeg-turbo 3.1, another decoder than GDCM."""
+    codestream = sample_codestream("JPEG-lossy.dcm")
+    options = {"photometric": "MONOCHROME2", "syntax": JPEGExtended12Bit, "encoded": [codestream]}
+    path = write_dicom(np.zeros((1024, 256), np.uint16), bits=12, **options)
+    scan = read_scan(path)
+    assert (scan.bit_depth, scan.image.shape) == (12, (1024, 256, 3))
+    grey = scan.image[..., 0].astype(int)
+    assert (grey.sum(), grey.max(), grey[600, 100], grey[420, 140]) == (220_464, 16, 1, 15)
+    assert (grey.sum(axis=1).argmax(), grey.sum(axis=0).argmax()) == (423, 147)
+    told = reason(
+        write_dicom(np.zeros((1024, 256, 3), np.uint16), bits=12, **options | {"photometric": "RGB"})
+    )
+    assert "1 samples of 12 bits a pixel; allowed: 3 of 2 to 16" in told
+
+
+def test_transfer_syntax_that_nothing_decodes_is_refused_by_name(write_dicom, photograph):
+    encoded = [encode(photograph, "JPEG2000", no_jp2=True)]
+    told = reason(write_dicom(photograph, syntax=JPEG2000MC, encoded=encoded))
+    assert told.startswith("transfer syntax is JPEG 2000 Part 2 Multi-component Image Compression; allowed:")
+    assert "JPEG-LS" in told
+
+
+def test_missing_decoder_is_named_with_its_package(monkeypatch):
+    """Without GDCM pydicom finds no decoder for lossless JPEG."""
+    path = get_testdata_file("SC_rgb_jpeg_gdcm.dcm")
+    monkeypatch.delitem(get_decoder(JPEGLosslessSV1)._available, "gdcm")
+    assert reason(path).endswith("needs python-gdcm; install it with `pip install python-gdcm`")
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax"),
+    [
+        ("SC_rgb_jpeg_gdcm.dcm", JPEGLosslessSV1),
+        ("SC_rgb_jls_lossy_line.dcm", JPEGLSNearLossless),
+    ],
+)
+def test_damaged_lossless_headers_never_end_the_process(write_dicom, name, syntax):
+    """GDCM aborts on some of these; what reaches it here must be sound."""
+    encoded = sample_codestream(name)
+    path = write_dicom(np.zeros((100, 100, 3), np.uint8), syntax=syntax, encoded=[encoded])
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    start = data.tobytes().index(encoded)
+    rng, outcomes = np.random.default_rng(0), []
+    target = path.with_name("damaged")
+    for _ in range(300):
+        damaged = data.copy()
+        where = start + rng.integers(0, 70, rng.integers(1, 5))
+        damaged[where] = rng.integers(0, 256, len(where))
+        target.write_bytes(damaged.tobytes())
+        try:
+            outcomes.append(type(read_scan(target)))
+        except ScanError:
+            outcomes.append(ScanError)
+    assert set(outcomes) == {Scan, ScanError}
 
 
 def test_ybr_full_becomes_rgb(photograph, write_dicom):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 START_OF_SCAN = 0xDA
 # Frame headers of T.81 (C4, C8, CC in their range are something else) and of JPEG-LS.
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+ADOBE = 0xEE
 WITHOUT_LENGTH = frozenset(range(0xD0, 0xD9)) | {0x01}
 JPEG_2000_START = b"\xff\x4f\xff\x51"
 END = b"\xff\xd9"
@@ -36,6 +37,41 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
         if marker in START_OF_FRAME:
             height, width = (int.from_bytes(data[offset + i : offset + i + 2]) for i in (5, 7))
             return width, height
+    return None
+
+
+def header_fault(data: bytes, *, samples: int, most_bits: int) -> str | None:
+    """What is wrong with the header of a JPEG (or JPEG-LS) for a decoder that expects it to be sound.
+
+    Args:
+        data: the codestream.
+        samples: samples a pixel that the frame must have.
+        most_bits: bits a sample that it may have at most.
+
+    Returns:
+        What was found and what is allowed; None for a header with each segment where the last one ends, one
+        frame header that fits, and one scan after it.
+    """
+    segments = list(_segments(data))
+    if data[:2] != b"\xff\xd8" or not segments or segments[-1][0] != START_OF_SCAN:
+        return "its segments do not lead from its start to a scan"
+    unknown = [marker for marker, _ in segments if marker < 0xC0 or marker in WITHOUT_LENGTH]
+    if unknown:
+        return f"marker {unknown[0]:02X} stands before the scan; allowed there: C0 to CF, DA to FE"
+    frames = [offset for marker, offset in segments if marker in START_OF_FRAME]
+    if len(frames) != 1:
+        return f"it has {len(frames)} frame headers; allowed: 1"
+    bits, found = data[frames[0] + 4], data[frames[0] + 9]
+    if found != samples or not 2 <= bits <= most_bits:
+        return f"{found} samples of {bits} bits a pixel; allowed: {samples} of 2 to {most_bits}"
+    for marker, offset in segments:
+        transform = data[offset + 15 : offset + 16]
+        if (
+            marker == ADOBE
+            and data[offset + 4 : offset + 9] == b"Adobe"
+            and transform not in (b"\0", b"\1", b"\2")
+        ):
+            return f"Adobe colour transform {transform.hex()}; allowed: 00 to 02"
     return None
 
 

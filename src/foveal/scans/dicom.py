@@ -13,10 +13,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels import apply_color_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from foveal.scans.codestream import codestream_is_complete, codestream_size
+from foveal.scans.decoders import decode_frame
 from foveal.scans.pixels import Limits, decoding, deep_to_rgb, scale_to_8_bits, to_rgb
 from foveal.scans.scan import Laterality, Scan, ScanError
 
@@ -81,8 +82,8 @@ def read_dicom(path: Path, frame: int, limits: Limits, *, salt: str = "") -> Sca
         dataset = dcmread(path)
         if not dataset.get("PixelData"):
             raise ScanError(path, "DICOM holds no pixel data, or ends before they do")
-        _check_codestream(path, dataset, frame, frames, limits)
-        rgb, bits = _frame_to_rgb(path, dataset, pixel_array(dataset, index=frame))
+        codestream = _codestream(path, dataset, frame, frames, limits)
+        rgb, bits = _frame_to_rgb(path, dataset, decode_frame(path, dataset, frame, codestream))
         return Scan(
             image=rgb,
             path=path,
@@ -132,11 +133,11 @@ def _check_pixel_module(path: Path, header: Dataset, frame: int, limits: Limits)
     return frames
 
 
-def _check_codestream(path: Path, dataset: Dataset, frame: int, frames: int, limits: Limits) -> None:
-    """Raise ScanError if a compressed frame is cut short or not of the size that the header says."""
+def _codestream(path: Path, dataset: Dataset, frame: int, frames: int, limits: Limits) -> bytes | None:
+    """A compressed frame (None where there is no codestream); ScanError if cut short or of another size."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated or syntax == RLELossless:
-        return
+        return None
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
@@ -149,6 +150,7 @@ def _check_codestream(path: Path, dataset: Dataset, frame: int, frames: int, lim
         raise ScanError(path, f"frame {frame} is {size} px inside; allowed: {expected}, as the header says")
     if not codestream_is_complete(codestream):
         raise ScanError(path, f"frame {frame} is truncated: its end marker (FF D9) is missing")
+    return codestream
 
 
 def _frame_to_rgb(path: Path, dataset: Dataset, samples: np.ndarray) -> tuple[np.ndarray, int]:
