@@ -170,8 +170,8 @@ def kept_losses() -> Iterator[Finding | Section]:
         gain = (runs.loc["sauna", name] - runs.loc["bce-dice", name]).tolist()
         yield Finding.at_least(f"SAUNA minus BCE + Dice, unseen camera: {name}", gain, 0.0)
     lines = [
-        "Kept by `python benchmarks/vessel_losses.py`: the same network from the same random weights, trained "
-        f"on LES-AV and scored on CHASE_DB1, {scores.seed.nunique()} seeds, "
+        "Kept by `python benchmarks/vessel_losses.py`: the same network from the same random weights, "
+        f"trained on LES-AV and scored on CHASE_DB1, {scores.seed.nunique()} seeds, "
         f"{int(scores.steps.iloc[0])} steps of {int(scores.batch_size.iloc[0])} patches; mean and standard "
         "deviation over seeds.",
         "",

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from foveal.files import write_atomically
 from foveal.recipes.base import Card
-from foveal.recipes.evidence import table, write_atomically
+from foveal.recipes.evidence import table
 
 _MARKS = ("<!-- recipes -->", "<!-- /recipes -->")
 
@@ -23,8 +24,8 @@ def write_catalogue(cards: Iterable[Card], repository: Path) -> list[Path]:
         raise FileNotFoundError(f"{readme} is missing; run from the root of foveal's repository")
     written = render_into_readme(cards, readme.read_text(encoding="utf-8"))
     page.parent.mkdir(exist_ok=True)
-    write_atomically(readme, written.encode())
-    write_atomically(page, render_catalogue(cards, page.parent / "evidence").encode())
+    write_atomically(readme, written)
+    write_atomically(page, render_catalogue(cards, page.parent / "evidence"))
     return [page, readme]
 
 

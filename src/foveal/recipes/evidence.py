@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from foveal.files import write_atomically
 from foveal.recipes.base import Card, Evidence, Finding, Recipe, Scale, Section
 
 logger = logging.getLogger(__name__)
@@ -160,18 +161,8 @@ def write_page(report: Report, folder: Path) -> Path:
         if isinstance(section, Section) and section.figure is not None:
             write_atomically(folder / _figure_name(report.card, section), section.figure)
     page = folder / f"{report.card.slug}.md"
-    write_atomically(page, render_page(report).encode())
+    write_atomically(page, render_page(report))
     return page
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the content of `path` so that no reader ever sees a part of it."""
-    partial_file = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial_file.write_bytes(content)
-        partial_file.replace(path)
-    finally:
-        partial_file.unlink(missing_ok=True)
 
 
 def render_page(report: Report) -> str:
