@@ -15,8 +15,8 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from foveal.screening import ScreenSettings, screen
 from foveal.files import file_sha256
+from foveal.screening import ScreenSettings, screen
 
 PARTIAL = "**/.foveal-*.partial"
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from foveal.files import file_sha256, write_atomically
 from foveal.settings import Settings
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -21,7 +19,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 def weights_hash(folder: Path) -> str:
     """SHA-256 (hex) of the weights file in a model folder."""
-    return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
+    return file_sha256(Path(folder) / WEIGHTS)
 
 
 class PretrainedModel(nn.Module):
@@ -44,15 +42,10 @@ class PretrainedModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         head = {"foveal_model": type(self).__name__, **self.config.model_dump(mode="json")}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-            save_file(state, Path(temporary) / WEIGHTS, metadata={"format": "pt"})
-            (Path(temporary) / CONFIG).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-            names = [WEIGHTS, CONFIG]
-            if card:
-                (Path(temporary) / CARD).write_text(card, encoding="utf-8")
-                names.append(CARD)
-            for name in names:
-                os.replace(Path(temporary) / name, folder / name)
+        write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
+        write_atomically(folder / CONFIG, json.dumps(head, indent=2) + "\n")
+        if card:
+            write_atomically(folder / CARD, card)
         return folder
 
     @classmethod

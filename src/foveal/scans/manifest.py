@@ -1,12 +1,13 @@
 """Tables of scans (CSV, Parquet), and splits of them that keep every patient on one side."""
 
-import os
-import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from foveal.files import write_atomically
 
 if TYPE_CHECKING:  # pandas takes half a second to import; `foveal --help` does not need it
     import pandas as pd
@@ -69,20 +70,10 @@ def write_manifest(frame: "pd.DataFrame", path: str | Path) -> None:
     kind = _kind(path)
     frame = _validated(frame, f"frame for {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=kind)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            if kind == ".parquet":
-                frame.to_parquet(stream, index=False)
-            else:
-                frame.to_csv(stream, index=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    if kind == ".parquet":
+        write_atomically(path, partial(frame.to_parquet, index=False))
+    else:
+        write_atomically(path, partial(frame.to_csv, index=False))
 
 
 def split_patients(
@@ -226,9 +217,3 @@ def _kind(path: Path) -> str:
     if kind not in (".csv", ".parquet"):
         raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; allowed: .csv or .parquet")
     return kind
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

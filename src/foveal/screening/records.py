@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from foveal.screening.files import write_atomically
+from foveal.files import write_atomically
 
 Value = str | int | float | None
 """One cell of the results; None where a value is missing."""

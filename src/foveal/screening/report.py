@@ -14,9 +14,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from foveal.files import write_atomically
 from foveal.screening.charts import Cohort, histogram, number, strip
 from foveal.screening.columns import Column, result_columns
-from foveal.screening.files import write_atomically
 from foveal.screening.records import Failure, Record
 
 NOTICE = "Research software. Not a medical device; not a diagnosis."

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 import foveal
-from foveal.screening.files import file_sha256, sweep_partial_files, write_atomically
+from foveal.files import file_sha256, sweep_partial_files, write_atomically
 from foveal.screening.pool import WorkerPool
 from foveal.screening.records import (
     Failure,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foveal.screening.files import write_atomically
+from foveal.files import write_atomically
 from foveal.screening.records import Failure, Provenance, Record, Value, write_record
 from foveal.screening.settings import ScreenSettings
 

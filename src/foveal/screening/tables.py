@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foveal.files import write_atomically
 from foveal.screening.columns import Column, columns_as_markdown
-from foveal.screening.files import write_atomically
 from foveal.screening.records import Failure, Record, Value
 
 _ARROW_TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "date": pa.date32()}

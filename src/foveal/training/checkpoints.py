@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from foveal.files import file_sha256, write_atomically
 from foveal.training.sharding import placed_like
 
 _FORMAT = 1
@@ -52,20 +52,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         shares = own.numel() > 0 and own.untyped_storage().data_ptr() in seen
         ready[name] = own.clone() if shares else own
         seen.add(ready[name].untyped_storage().data_ptr())
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file(ready, partial)
-    _flush(partial)
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary one beside it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_atomically(path, lambda partial: save_file(ready, partial))
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -82,9 +69,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     for stem, tensors in checkpoint.tensors.items():
         path = partial / f"{stem}.safetensors"
         save_tensors(path, tensors)
-        digests[path.name] = _sha256(path)
+        _flush(path)
+        digests[path.name] = file_sha256(path)
     head = {"format": _FORMAT, "step": checkpoint.step, "sha256": digests}
-    write_text(partial / "state.json", json.dumps(head | {"values": checkpoint.values}))
+    (partial / "state.json").write_text(json.dumps(head | {"values": checkpoint.values}), encoding="utf-8")
+    _flush(partial / "state.json")
     _flush(partial)
     if final.exists():  # a spoilt one, passed over when the run resumed
         shutil.rmtree(final)
@@ -115,7 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path}: format {head['format']}, this version reads {_FORMAT}")
         tensors = {}
         for name, digest in head["sha256"].items():
-            if _sha256(path / name) != digest:
+            if file_sha256(path / name) != digest:
                 raise CheckpointError(f"{path / name}: content differs from its recorded SHA-256")
             tensors[Path(name).stem] = load_file(path / name)
         return Checkpoint(step=int(head["step"]), tensors=tensors, values=head["values"])
@@ -187,11 +176,6 @@ def load_optimizer_tensors(
     optimizer.state.clear()
     for parameter, entries in state.items():
         optimizer.state[parameter] = entries
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from foveal.files import write_atomically
 from foveal.objectives.base import Objective, check_losses
 from foveal.training import checkpoints as saved
 from foveal.training.averaging import WeightAverage
@@ -390,5 +391,5 @@ class _Run:
             self.state = put_back(self.parts, checkpoint)
         if self.accelerator.is_main_process:
             text = json.dumps(self._conditions()["settings"], indent=2)
-            saved.write_text(self.folder / "settings.json", text + "\n")
+            write_atomically(self.folder / "settings.json", text + "\n")
         return checkpoint.values["history"] if checkpoint is not None else []

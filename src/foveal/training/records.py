@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 from torch import Tensor
 
-from foveal.training.checkpoints import write_text
+from foveal.files import write_atomically
 
 Row = dict[str, float]
 
@@ -140,7 +140,7 @@ class RunRecord:
         if self._columns:
             writer.writeheader()
         writer.writerows(self.history)
-        write_text(self._path, text.getvalue())
+        write_atomically(self._path, text.getvalue())
 
 
 class ProgressLine:

@@ -1,14 +1,15 @@
-"""Files that are either whole or absent: atomic writes, content hashes, and the left-overs of killed runs."""
+"""Files that are whole or absent: atomic writes, content hashes, and what killed runs leave behind."""
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 _PREFIX, _SUFFIX = ".foveal-", ".partial"
 
 
-def write_atomically(path: Path, content: bytes | str) -> int:
+def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]) -> int:
     """Write a file through a temporary one in the same folder, so that a reader never sees half of it.
 
     The temporary name is short and does not contain `path.name`, which may already be as long as the file
@@ -16,23 +17,27 @@ def write_atomically(path: Path, content: bytes | str) -> int:
 
     Args:
         path: the file to create or to replace; its folder exists.
-        content: bytes, or text that is written as UTF-8.
+        content: bytes, text that is written as UTF-8, or a function that writes the file it is given.
 
     Returns:
         Number of bytes written.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; the temporary file is removed.
+        OSError: the folder cannot be written, or the disk is full. Whatever is raised on the way, the
+            temporary file is removed and an older file at `path` stays.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
     partial = path.parent / f"{_PREFIX}{uuid4().hex}{_SUFFIX}"
     try:
-        partial.write_bytes(data)
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        size = partial.stat().st_size
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return len(data)
+    return size
 
 
 def sweep_partial_files(folder: Path) -> int:
