@@ -41,8 +41,8 @@ def segment_vessels(
     field: FieldOfView,
     *,
     views: int = 2,
-    scales: tuple[float, ...] = (0.8, 1.0, 1.25),
-    tile: int = 1024,
+    scales: tuple[float, ...] = (0.7, 1.0, 1.45),
+    tile: int = 1152,
 ) -> VesselMap:
     """Segment the vessels of one photograph.
 
