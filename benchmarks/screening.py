@@ -116,7 +116,8 @@ def page(rows: list[dict], count: int) -> str:
     lines = [
         "# Speed of `foveal screen`",
         "",
-        f"Measured by `python benchmarks/screening.py --count {count} --write` on {count} synthetic photographs a size.",
+        f"Measured by `python benchmarks/screening.py --count {count} --write` on {count} synthetic "
+        "photographs a size.",
         "",
         "| photograph, px | photographs a minute, all cores (start included) | peak memory, all processes | "
         "seconds a photograph, one worker | peak memory, one worker | network's share |",

@@ -4,8 +4,8 @@
 
 Two protocols, each training anew from the model pretrained on synthetic eyes:
 leave-one-dataset-out (trained on one data set, scored on the other) and cross-validation (three folds of
-patients over both data sets). Prints the means beside a published peer, and writes docs/evidence/sauna_scores.csv.
-A killed run goes on where it stopped.
+patients over both data sets). Prints the means beside a published peer, and writes
+docs/evidence/sauna_scores.csv. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from foveal.files import write_atomically
 from foveal.recipes._sauna_learning import GOALS, SCORES
 from foveal.recipes.sauna import SaunaSettings, recipe
 from foveal.scans.manifest import split_patients
@@ -44,12 +46,25 @@ class Round:
 
 def rounds(cases: list[VesselCase], folds: int = 3) -> list[Round]:
     """Rounds of both protocols; sets hold patients."""
-    patients = {name: frozenset(c.patient for c in cases if c.dataset == name) for name in {c.dataset for c in cases}}
+    patients = {
+        name: frozenset(c.patient for c in cases if c.dataset == name) for name in {c.dataset for c in cases}
+    }
     plan = [
-        Round(f"without-{name}", "leave-one-dataset-out", frozenset().union(*(patients[o] for o in patients if o != name)), patients[name])
+        Round(
+            f"without-{name}",
+            "leave-one-dataset-out",
+            frozenset().union(*(patients[o] for o in patients if o != name)),
+            patients[name],
+        )
         for name in sorted(patients)
     ]
-    table = pd.DataFrame({"path": [c.name for c in cases], "patient": [c.patient for c in cases], "dataset": [c.dataset for c in cases]})
+    table = pd.DataFrame(
+        {
+            "path": [c.name for c in cases],
+            "patient": [c.patient for c in cases],
+            "dataset": [c.dataset for c in cases],
+        }
+    )
     fold = split_patients(table, folds=folds, seed=0, stratify="dataset")
     for k in sorted(fold.unique()):
         test = frozenset(table.patient[fold == k])
@@ -64,18 +79,24 @@ def run(job: Round, data: Path, runs: Path, settings: SaunaSettings, threads: in
     if kept.exists():
         return pd.read_csv(kept)
     cases = read_vessel_cases(data)
-    model = recipe.fit(settings, [c for c in cases if c.patient in job.train], folder=runs / job.name, progress=False)
+    model = recipe.fit(
+        settings, [c for c in cases if c.patient in job.train], folder=runs / job.name, progress=False
+    )
     model.save_pretrained(runs / job.name / "model")
     scores = evaluate_vessels(model, [c for c in cases if c.patient in job.test])
     scores.insert(0, "protocol", job.protocol)
-    scores.to_csv(kept, index=False)
+    write_atomically(kept, partial(scores.to_csv, index=False))  # its existence says that the round is done
     return scores
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CHASE_DB1 and LES-AV")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, with synthetic/model in it")
+    parser.add_argument(
+        "--runs", type=Path, required=True, help="folder of the runs, with synthetic/model in it"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--only", nargs="*", help="names of rounds; all by default")
@@ -85,22 +106,27 @@ def main() -> None:
     plan = [r for r in rounds(read_vessel_cases(options.data)) if not options.only or r.name in options.only]
     parts = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(run, r, options.data, options.runs, settings, options.threads): r for r in plan}
+        futures = {
+            pool.submit(run, r, options.data, options.runs, settings, options.threads): r for r in plan
+        }
         for future in as_completed(futures):
             parts.append(future.result())
             means = parts[-1].groupby("dataset")[["auc", "dice"]].mean().round(4)
             print(futures[future].name, means.to_dict("index"), flush=True)
     scores = pd.concat(parts).sort_values(["protocol", "dataset", "name"])
     if not options.only:
-        scores.round(6).to_csv(SCORES, index=False)
+        write_atomically(SCORES, partial(scores.round(6).to_csv, index=False))
     table = Table("protocol", "data set", "images", "AUC (goal, peer)", "Dice (goal, peer)")
     for (protocol, dataset), (auc, dice) in GOALS.items():
         rows = scores[(scores.protocol == protocol) & (scores.dataset == dataset)]
         if len(rows):
             peer = PEER[dataset]
             table.add_row(
-                protocol, dataset, str(len(rows)),
-                f"{rows.auc.mean():.4f} ({auc}, {peer[0]})", f"{rows.dice.mean():.4f} ({dice}, {peer[1]})",
+                protocol,
+                dataset,
+                str(len(rows)),
+                f"{rows.auc.mean():.4f} ({auc}, {peer[0]})",
+                f"{rows.dice.mean():.4f} ({dice}, {peer[1]})",
             )
     Console().print(table)
 

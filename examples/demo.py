@@ -4,10 +4,12 @@ make demo
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from foveal.files import write_atomically
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import screen
 
@@ -25,7 +27,7 @@ def write_photographs(folder: Path) -> None:
         "synthetic-left-eye": synthesize_eye(2, size=1024, laterality="L").image,
     }
     for name, image in photographs.items():
-        Image.fromarray(image).save(folder / f"{name}.png")
+        write_atomically(folder / f"{name}.png", partial(Image.fromarray(image).save, format="PNG"))
 
 
 def main() -> int:

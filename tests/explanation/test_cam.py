@@ -7,7 +7,7 @@ from foveal.explanation.cam import explain, token_relevance
 from foveal.models import Classifier, ClassifierConfig
 
 
-@pytest.fixture()
+@pytest.fixture
 def model():
     torch.manual_seed(0)
     config = ClassifierConfig(encoder="timm/resnet10t", classes=("no", "yes"), size=96)

@@ -18,7 +18,12 @@ SMALL = SegmenterConfig(encoder_settings={"widths": (4, 6, 8)}, preprocess=Prepr
         SMALL.model_copy(
             update={
                 "network": "BasicUNet",
-                "network_settings": {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "features": [4] * 6},
+                "network_settings": {
+                    "spatial_dims": 2,
+                    "in_channels": 3,
+                    "out_channels": 1,
+                    "features": [4] * 6,
+                },
             }
         ),
     ],
@@ -36,7 +41,11 @@ def test_saved_segmenter_comes_back_bit_by_bit(tmp_path, config):
     assert not again.training
     assert (tmp_path / "m" / "README.md").read_text() == "# A model\n"
     assert len(weights_hash(tmp_path / "m")) == 64
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_loading_names_what_is_wrong(tmp_path):
@@ -97,7 +106,9 @@ def test_signed_map_of_hard_label_models_is_twice_the_sigmoid_less_one():
 
 
 def test_classifier_probabilities_sum_to_one_and_survive_saving(tmp_path):
-    config = ClassifierConfig(encoder="conv-pyramid", encoder_settings={"widths": (4, 8)}, classes=("a", "b", "c"), size=32)
+    config = ClassifierConfig(
+        encoder="conv-pyramid", encoder_settings={"widths": (4, 8)}, classes=("a", "b", "c"), size=32
+    )
     model = Classifier(config).eval()
     images = torch.rand(2, 3, 32, 32)
     p = model.predict_proba(images)

@@ -24,7 +24,7 @@ def test_what_a_frame_shows_goes_back_to_where_it_was(photograph, diameter):
     inside = field.mask.copy()
     inside[:, :120] = False  # keep off the border, where the blur of resampling mixes in the outside
     for coordinate in (rows, columns):
-        top, left, bottom, right = frame.box
+        top, left, bottom, _ = frame.box
         extent = np.arange(max(bottom - top, 1), dtype=np.float32)
         ramp = extent[:, None] + top if coordinate is rows else extent[None] + left
         square = np.broadcast_to(ramp, (bottom - top, bottom - top))

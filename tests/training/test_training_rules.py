@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
+from foveal.settings import Settings
 from foveal.training.averaging import WeightAverage
 from foveal.training.groups import decay_groups, layer_decay_groups
 from foveal.training.sampling import StreamPositions, check_weights, epoch_order, sample_seed, stream_loader
 from foveal.training.schedules import learning_rate_factor
-from foveal.settings import Settings
 from foveal.training.settings import FREE_ON_RESUME, TrainingSettings
 
 

@@ -47,7 +47,8 @@ class ConvPyramid(Encoder):
         """
         if any(side % self.patch_size for side in images.shape[-2:]):
             raise ValueError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} px: sides must be multiples of {self.patch_size}"
+                f"images of {images.shape[-2]} x {images.shape[-1]} px: "
+                f"sides must be multiples of {self.patch_size}"
             )
         x = F.pixel_unshuffle(images, self.fold)
         maps = []

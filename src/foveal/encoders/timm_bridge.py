@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, cast
 
 import timm
 from einops import rearrange
+from timm.models import FeatureInfo
 from torch import Tensor
 
 from foveal.encoders.base import Encoder
@@ -49,11 +50,13 @@ class TimmEncoder(Encoder):
         self.backbone = timm.create_model(
             name, features_only=True, pretrained=pretrained, in_chans=in_channels, **settings
         )
-        info = self.backbone.feature_info
+        info = cast(FeatureInfo, self.backbone.feature_info)
         self.pyramid_channels = tuple(info.channels())
         self.pyramid_strides = tuple(info.reduction())
         self.dim, self.patch_size, self.in_channels = (
-            self.pyramid_channels[-1], self.pyramid_strides[-1], in_channels,
+            self.pyramid_channels[-1],
+            self.pyramid_strides[-1],
+            in_channels,
         )
         # Swin-like models hand out channels-last maps; timm says so in `output_fmt`.
         self._channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).upper().endswith("NHWC")

@@ -34,7 +34,9 @@ def explain(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         raise TypeError(f"explain takes a Classifier, not a {type(model).__name__}")
     classes = len(model.config.classes)
     if target.shape != images.shape[:1] or not ((target >= 0) & (target < classes)).all():
-        raise ValueError(f"target {target.tolist()}: {len(images)} indices from 0 to {classes - 1} are wanted")
+        raise ValueError(
+            f"target {target.tolist()}: {len(images)} indices from 0 to {classes - 1} are wanted"
+        )
     cam = token_relevance(model, images, target)
     return F.interpolate(cam[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 

@@ -8,7 +8,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 
-def binary_counts(prediction: np.ndarray, target: np.ndarray, region: np.ndarray | None = None) -> dict[str, int]:
+def binary_counts(
+    prediction: np.ndarray, target: np.ndarray, region: np.ndarray | None = None
+) -> dict[str, int]:
     """True and false positives and negatives of two boolean masks of one shape, inside `region`.
 
     Raises:
@@ -75,7 +77,9 @@ def bootstrap_mean(
     x = np.asarray(values, dtype=float)
     names = list(range(len(x))) if groups is None else list(groups)
     if not len(x) or len(names) != len(x):
-        raise ValueError(f"{len(x)} values with {len(names)} groups: one group a value and at least one are wanted")
+        raise ValueError(
+            f"{len(x)} values with {len(names)} groups: one group a value and at least one are wanted"
+        )
     _, index = np.unique(np.asarray([str(name) for name in names]), return_inverse=True)
     sums, sizes = np.bincount(index, weights=x), np.bincount(index)
     draws = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))

@@ -6,6 +6,12 @@ from foveal.models.segmenter import Preprocess, Segmenter, SegmenterConfig
 from foveal.models.shipped import shipped_model
 
 __all__ = [
-    "Classifier", "ClassifierConfig", "Preprocess", "PretrainedModel", "Segmenter", "SegmenterConfig",
-    "shipped_model", "weights_hash",
+    "Classifier",
+    "ClassifierConfig",
+    "Preprocess",
+    "PretrainedModel",
+    "Segmenter",
+    "SegmenterConfig",
+    "shipped_model",
+    "weights_hash",
 ]

@@ -34,6 +34,8 @@ class Classifier(PretrainedModel):
     """Images (B, C, size, size) in [0, 1] to logits (B, classes)."""
 
     Config = ClassifierConfig
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ class UNetDecoder(nn.Module):
 
 
 class UNetPlusPlusDecoder(nn.Module):
-    """Nested dense skip paths (Zhou et al., arXiv 1807.10165): node (i, j) sees (i, 0..j-1) and (i+1, j-1)."""
+    """Nested dense skip paths (Zhou et al., arXiv 1807.10165): node (i, j) sees (i, 0..j-1), (i+1, j-1)."""
 
     def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()

@@ -46,5 +46,7 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
     # Zero padding: the callers divide by the blurred mask, which is padded alike.
     coarse = F.conv2d(coarse, kernel[..., None], padding=(radius, 0), groups=x.shape[1])
     coarse = F.conv2d(coarse, kernel[..., None, :], padding=(0, radius), groups=x.shape[1])
-    fine = F.interpolate(coarse, size=(height + pad_bottom, width + pad_right), mode="bilinear", align_corners=False)
+    fine = F.interpolate(
+        coarse, size=(height + pad_bottom, width + pad_right), mode="bilinear", align_corners=False
+    )
     return fine[..., :height, :width]

@@ -58,7 +58,9 @@ def build_network(config: SegmenterConfig) -> nn.Module:
     from monai.networks import nets
 
     if not hasattr(nets, config.network):
-        raise ValueError(f"unknown network {config.network!r}; allowed: unet, unet++ or a class of monai.networks.nets")
+        raise ValueError(
+            f"unknown network {config.network!r}; allowed: unet, unet++ or a class of monai.networks.nets"
+        )
     return getattr(nets, config.network)(**config.network_settings)
 
 
@@ -66,6 +68,8 @@ class Segmenter(PretrainedModel):
     """Photographs (B, 3, H, W) in [0, 1], 0 outside the field of view, to logits (B, classes, H, W)."""
 
     Config = SegmenterConfig
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
@@ -88,5 +92,5 @@ class Segmenter(PretrainedModel):
         return self.network(images)
 
     def signed(self, logits: Tensor) -> Tensor:
-        """Logits to signed maps in [-1, 1]: tanh(z), or 2 sigmoid(z) - 1 for models trained on hard labels."""
+        """Logits to signed maps in [-1, 1]: tanh(z), or 2 sigmoid(z) - 1 of models trained on hard labels."""
         return torch.tanh(logits if self.config.activation == "tanh" else logits / 2)

@@ -141,7 +141,9 @@ def _ratio(intersection: Tensor, union: Tensor) -> Tensor:
 
 def _check_shapes(prediction: Tensor, target: Tensor) -> None:
     if prediction.shape != target.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape"
+        )
 
 
 class SaunaObjective(Objective):

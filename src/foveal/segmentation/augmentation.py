@@ -96,10 +96,13 @@ def disturb(image: Tensor, settings: AugmentationSettings, generator: Generator)
         x = x.flip(0)
     if settings.mix and draw.chance(0.5):
         matrix = torch.eye(3) + settings.mix * draw.normal(3, 3)
-        x = torch.einsum("ij,jhw->ihw", matrix / matrix.sum(dim=1, keepdim=True).clamp_min(0.3), x).clamp(0, 1)
+        matrix = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(0.3)
+        x = torch.einsum("ij,jhw->ihw", matrix, x).clamp(0, 1)
     if draw.chance(settings.grey):
         x = (x[1:2] if draw.chance(0.5) else x.mean(dim=0, keepdim=True)).expand(3, -1, -1)
-    power = math.exp(draw.symmetric(settings.gamma)) * torch.exp(draw.symmetric(settings.channel_gamma, 3, 1, 1))
+    power = math.exp(draw.symmetric(settings.gamma)) * torch.exp(
+        draw.symmetric(settings.channel_gamma, 3, 1, 1)
+    )
     x = x.clamp_min(1e-4) ** power
     x = x * torch.exp(draw.symmetric(settings.gain, 3, 1, 1))
     if settings.illumination and draw.chance(0.6):
@@ -147,7 +150,10 @@ def _gaussian_blur(x: Tensor, sigma: float) -> Tensor:
 def _lose_resolution(x: Tensor, share: float) -> Tensor:
     height, width = x.shape[-2:]
     small = F.interpolate(
-        x[None], size=(max(8, round(height * share)), max(8, round(width * share))), mode="bilinear", antialias=True
+        x[None],
+        size=(max(8, round(height * share)), max(8, round(width * share))),
+        mode="bilinear",
+        antialias=True,
     )
     return F.interpolate(small, size=(height, width), mode="bicubic", align_corners=False)[0].clamp(0, 1)
 

@@ -31,11 +31,15 @@ class WorkingFrame:
     def place_back(self, values: Tensor) -> np.ndarray:
         """Resample (S, S) values of the frame to the original's (H, W), 0 outside the box; float32."""
         side = self.box[2] - self.box[0]
-        full = F.interpolate(values[None, None].float(), size=(side, side), mode="bilinear", align_corners=False)
+        full = F.interpolate(
+            values[None, None].float(), size=(side, side), mode="bilinear", align_corners=False
+        )
         return place_back(full[0, 0].cpu().numpy(), self.box, self.shape)
 
 
-def working_frame(image: np.ndarray, field: FieldOfView, *, diameter: int, multiple: int = 32) -> WorkingFrame:
+def working_frame(
+    image: np.ndarray, field: FieldOfView, *, diameter: int, multiple: int = 32
+) -> WorkingFrame:
     """Resample a photograph to a working frame.
 
     Args:

@@ -53,7 +53,9 @@ def tiled_inference(
     window = _window(tile, images.device)
     total: Tensor | None = None
     weight = torch.zeros(height, width, device=images.device)
-    jobs = [(b, top, left) for b in range(len(images)) for top, left in _corners(height, width, tile, overlap)]
+    jobs = [
+        (b, top, left) for b in range(len(images)) for top, left in _corners(height, width, tile, overlap)
+    ]
     for start in range(0, len(jobs), batch):
         chunk = jobs[start : start + batch]
         tiles = torch.stack([_cut(images[b], top, left, tile) for b, top, left in chunk])
