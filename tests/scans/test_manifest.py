@@ -90,7 +90,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(table, tmp_path, endi
     def die(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "fsync", die)
+    monkeypatch.setattr(os, "replace", die)
     with pytest.raises(OSError, match="disk full"):
         write_manifest(table.iloc[:1], path)
     assert path.read_bytes() == before
