@@ -148,8 +148,8 @@ def test_a_killed_run_leaves_whole_files_and_is_resumed(
 ):
     folder, report = tmp_path / "photographs", tmp_path / "report"
     folder.mkdir()
-    for index in range(40):
-        Image.fromarray(np.roll(eyes[0], index, axis=2 if index % 3 else 1)).save(folder / f"{index:02}.png")
+    for index in range(24):
+        Image.fromarray(np.roll(eyes[0], index, axis=1)).save(folder / f"{index:02}.png")
     arguments = ", ".join(repr(str(path)) for path in (folder, report, vessel_model))
     code = f"import screening_parts\nif __name__ == '__main__': screening_parts.screen_slowly({arguments})"
     search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -169,7 +169,7 @@ def test_a_killed_run_leaves_whole_files_and_is_resumed(
     assert not alive, "a worker outlived its parent"
 
     finished = {path.stem: path.stat().st_mtime_ns for path in report.glob("scans/*.json")}
-    assert 3 <= len(finished) < 40
+    assert 3 <= len(finished) < 24
     for path in report.glob("*/*.png"):
         Image.open(path).load()
     for name in finished:
@@ -179,10 +179,10 @@ def test_a_killed_run_leaves_whole_files_and_is_resumed(
     settings = ScreenSettings(vessel_model=vessel_model, workers=1)
     summary = screen(folder, report, settings, progress=False)
 
-    assert (summary.resumed, summary.screened) == (len(finished), 40 - len(finished))
+    assert (summary.resumed, summary.screened) == (len(finished), 24 - len(finished))
     for name, time_ns in finished.items():
         assert (report / "scans" / f"{name}.json").stat().st_mtime_ns == time_ns
-    assert pq.read_table(report / "results.parquet").num_rows == 40
+    assert pq.read_table(report / "results.parquet").num_rows == 24
     assert not list(report.glob(PARTIAL))
 
 
@@ -233,3 +233,11 @@ def test_a_grader_adds_probabilities_and_uncertainty(
         assert row["grade"] == ["healthy", "<b>ill</b>"][int(np.argmax(probabilities))]
         entropy = -sum(p * np.log(p) for p in probabilities) / np.log(2)
         assert row["grade_uncertainty"] == pytest.approx(entropy, abs=1e-4)
+
+
+def test_a_folder_of_nothing_but_bad_files_still_gets_a_report(tmp_path: Path, settings: ScreenSettings):
+    (tmp_path / "bad.png").write_text("this is no picture", encoding="utf-8")
+    summary = screen(tmp_path / "bad.png", tmp_path / "report", settings, progress=False)
+    assert summary.exit_code == 1
+    assert "No photograph could be screened" in summary.index.read_text(encoding="utf-8")
+    assert pq.read_table(tmp_path / "report" / "results.parquet").num_rows == 0

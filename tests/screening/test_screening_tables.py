@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from foveal.screening.columns import result_columns, results_page
+from foveal.scans.quality import assess_quality
+from foveal.scans.synthetic import synthesize_eye
+from foveal.screening.columns import QUALITY_MEASURES, result_columns, results_page
 from foveal.screening.records import Failure, Provenance, Record
 from foveal.screening.tables import write_failures, write_results
 
@@ -59,6 +61,12 @@ def test_every_column_carries_its_unit_and_meaning(tmp_path: Path):
 def test_column_names_are_unique():
     names = [column.name for column in result_columns(["mild"])]
     assert len(names) == len(set(names))
+
+
+def test_every_measure_of_quality_is_a_column():
+    eye = synthesize_eye(0, size=256)
+    measures = set(assess_quality(eye.image, eye.field).measures) - {"diameter", "completeness"}
+    assert {column.name.removeprefix("quality_") for column in QUALITY_MEASURES} == measures
 
 
 def test_failures_are_listed_with_their_step(tmp_path: Path):

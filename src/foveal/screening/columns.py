@@ -15,8 +15,8 @@ class Column:
     Attributes:
         name: as in the tables.
         title: as in the report.
-        unit: "px", "mm", "um", "field" (diameters of the field of view), "fraction", "count", "1" for other
-            pure numbers; empty for text.
+        unit: "px", "mm", "um", "field" (diameters of the field of view), "fraction", "count", "degree", "1"
+            for other pure numbers; empty for text.
         kind: type of the cells; each may be missing.
         group: what it tells of.
         description: what it means, in one or two sentences.
@@ -44,11 +44,16 @@ _SYMBOLS = {
     "1": "",
     "fraction": "",
     "count": "",
+    "degree": "°",
     "um": "µm",
     "field": "field diameters",
     "field/1000": "‰ of the field",
     "1/field": "per field diameter",
 }
+
+
+def _kind(unit: str) -> Kind:
+    return "integer" if unit == "count" else "number"
 
 
 def _photograph(name: str, title: str, unit: str, kind: Kind, description: str) -> Column:
@@ -101,6 +106,50 @@ QUALITY = (
     ),
 )
 
+
+def _measure(name: str, title: str, unit: str, description: str) -> Column:
+    return Column(f"quality_{name}", title, unit, _kind(unit), "Quality", description)
+
+
+# Of `foveal.scans.quality_measures`, but for those that are columns of the photograph already.
+QUALITY_MEASURES = (
+    _measure(
+        "brightness", "Brightness", "1", "Median of each pixel's largest channel in the field, 0 to 255."
+    ),
+    _measure("luminance", "Luminance", "1", "Median luma of the field, 0 to 255."),
+    _measure("dark", "Dark share", "fraction", "Share of the field without signal, 0 to 1."),
+    _measure(
+        "washed_out",
+        "Washed-out share",
+        "fraction",
+        "Share of the field with two saturated channels, 0 to 1.",
+    ),
+    _measure(
+        "unevenness",
+        "Uneven lighting",
+        "1",
+        "Range (5th to 95th percentile) of the background over its median.",
+    ),
+    _measure(
+        "occlusion",
+        "Hidden share",
+        "fraction",
+        "Share of the field in shadow or without any texture, 0 to 1.",
+    ),
+    _measure("contrast", "Contrast", "1", "Deviation of vessel-sized structures relative to the background."),
+    _measure("sharpness", "Sharpness", "1", "Detail of 1 to 2 pixels over that of 4 to 8, without noise."),
+    _measure("noise", "Noise", "1", "Deviation of the white noise, grey levels of 255."),
+    _measure("chroma", "Coloured share", "fraction", "Share of pixels that have a colour, 0 to 1."),
+    _measure("hue", "Hue", "degree", "Mean hue, degrees from red; yellow is positive."),
+    _measure("hue_agreement", "Agreement of hue", "1", "How alike the hues of the pixels are, 0 to 1."),
+    _measure(
+        "unlikeness",
+        "Unlikeness",
+        "count",
+        "How many of ten properties are foreign to photographs of a retina.",
+    ),
+)
+
 CONFIDENCE = Column(
     "vessel_confidence",
     "Vessel confidence",
@@ -121,20 +170,7 @@ PROVENANCE = (
 
 def quality_columns() -> list[Column]:
     """Grade, reasons and measures of image quality."""
-    from foveal.scans.quality import MEASURES
-
-    measures = [
-        Column(
-            f"quality_{name}",
-            measure.title,
-            measure.unit,
-            _kind(measure.unit),
-            "Quality",
-            measure.description,
-        )
-        for name, measure in MEASURES.items()
-    ]
-    return [*QUALITY, *measures]
+    return [*QUALITY, *QUALITY_MEASURES]
 
 
 def vessel_columns() -> list[Column]:
@@ -224,10 +260,6 @@ def index_columns() -> list[str]:
         "branch_points",
     )
     return [*(name for name in wanted if name in BIOMARKERS), CONFIDENCE.name, "grade_uncertainty"]
-
-
-def _kind(unit: str) -> Kind:
-    return "integer" if unit == "count" else "number"
 
 
 if __name__ == "__main__":

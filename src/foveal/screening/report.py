@@ -135,7 +135,7 @@ def _write_page(
             qualities=[
                 _measured(column, record, overview)
                 for column in columns
-                if column.group == "Quality" and column.kind == "number"
+                if column.group == "Quality" and column.kind != "text"
             ],
             photograph_columns=[column for column in columns if column.group == "Photograph"],
             probabilities=[(name, record.values[f"probability_{name}"]) for name in grader_classes([record])],

@@ -275,9 +275,15 @@ def _build_report(
     write_results(report, records, overview.columns)
     write_failures(report, failures)
     names = [record.name for record in records]
-    neighbours = zip(records, [None, *names[:-1]], [*names[1:], None], strict=True)
-    for record, previous, following in track(neighbours, len(records), description="Writing the report"):
-        write_final_page(report, record, overview, previous=previous, following=following)
+    for index, record in enumerate(track(records, description="Writing the report")):
+        previous, following = names[max(0, index - 1) : index], names[index + 1 : index + 2]
+        write_final_page(
+            report,
+            record,
+            overview,
+            previous=previous[0] if previous else None,
+            following=following[0] if following else None,
+        )
     write_index(report, records, failures, overview, shown=index_columns())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foveal.files import write_atomically
+from foveal.screening.columns import QUALITY_MEASURES
 from foveal.screening.records import Failure, Provenance, Record, Value, write_record
 from foveal.screening.settings import ScreenSettings
 
@@ -244,7 +245,10 @@ def _photograph_values(ref: "ScanRef", scan: "Scan", eye: "FieldOfView", salt: s
 
 
 def _quality_values(quality: "Quality") -> dict[str, Value]:
-    measures = {f"quality_{name}": _tidy(value) for name, value in quality.measures.items()}
+    measures = {
+        column.name: _tidy(quality.measures[column.name.removeprefix("quality_")], column.unit)
+        for column in QUALITY_MEASURES
+    }
     return {"quality": quality.grade, "quality_reasons": "; ".join(quality.reasons) or None} | measures
 
 
