@@ -65,24 +65,29 @@ class Limit:
         return f"{self.complaint}: {self.quantity} {shown[0]} is {self.bad} {shown[1]}."
 
 
-# Calibrated on CHASE_DB1, LES-AV, IDRiD and their degradations: the limits of "usable" lie outside the range of
+# Calibrated on CHASE_DB1, LES-AV, IDRiD and their degradations: limits of "usable" lie outside the range of
 # nearly all of these photographs, those of "reject" where strong degradations of them begin.
 LIMITS = (
     Limit(
-        "unlikeness", "above", 1, 2, "Does not look like an eye photograph", "number of foreign properties"
+        "unlikeness",
+        "above",
+        1,
+        2,
+        "Does not look like an eye photograph",
+        "count of properties foreign to a retina",
     ),
     Limit("brightness", "below", 70, 40, "Too dark", "brightness (0 to 255)"),
     Limit("dark", "above", 0.1, 0.3, "Too dark", "share of the field without signal", percent=True),
-    Limit("luminance", "above", 180, 215, "Overexposed", "luminance (0 to 255)"),
-    Limit("washed_out", "above", 0.05, 0.25, "Overexposed", "share of washed-out pixels", percent=True),
-    Limit("sharpness", "below", 0.36, 0.2, "Blurred", "sharpness"),
-    Limit("contrast", "below", 0.011, 0.005, "Flat", "contrast of vessel-sized structures"),
-    Limit("noise", "above", 2.5, 6.5, "Noisy", "noise (grey levels)"),
-    Limit("unevenness", "above", 1.35, 2.0, "Unevenly lit", "range of the background over its median"),
+    Limit("luminance", "above", 175, 200, "Overexposed", "luminance (0 to 255)"),
+    Limit("washed_out", "above", 0.04, 0.15, "Overexposed", "share of washed-out pixels", percent=True),
+    Limit("sharpness", "below", 0.29, 0.125, "Blurred", "sharpness"),
+    Limit("contrast", "below", 0.01, 0.004, "Flat", "contrast of vessel-sized structures"),
+    Limit("noise", "above", 2.5, 5.5, "Noisy", "noise (grey levels)"),
+    Limit("unevenness", "above", 1.4, 2.2, "Unevenly lit", "range of the background over its median"),
     Limit(
         "occlusion",
         "above",
-        0.12,
+        0.1,
         0.3,
         "Partly hidden",
         "share of the field in shadow or blank",
@@ -92,7 +97,7 @@ LIMITS = (
     Limit("diameter", "below", 500, 300, "Low resolution", "diameter of the field (pixels)"),
 )
 MIN_CHROMA = 0.05  # share of coloured pixels below which a photograph is grey
-NORMAL_HUE = (-20.0, 50.0)  # degrees from red, yellow positive
+NORMAL_HUE = (-20.0, 45.0)  # degrees from red, yellow positive
 SWAPPED_HUE = 90.0  # degrees from red beyond which blue exceeds red
 
 

@@ -13,7 +13,6 @@ __all__ = ["measure_quality"]
 CANONICAL_DIAMETER = 512  # pixels; every photograph is judged at this size of its field
 RIM = 0.04  # of the diameter; this near to the field's edge nothing is measured
 DARK, WASHED = 25, 240  # grey levels: no signal below, no detail left above
-NOISE_GAIN = 0.55  # deviation that white noise of deviation 1 leaves in the 1 to 2 pixel band, calibrated
 CROSS = np.array([1.0, -2.0, 1.0], dtype=np.float32)
 MIN_CHROMA = 12.0  # grey levels between the largest and smallest channel of a pixel that has a colour
 
@@ -43,9 +42,9 @@ def measure_quality(image: np.ndarray, field: FieldOfView) -> dict[str, float]:
         - `dark`, `washed_out`: shares of pixels without signal, and with two channels at their limit.
         - `unevenness`: 5th to 95th percentile range of the background, over its median.
         - `occlusion`: share of the field that is much darker than the rest or without any texture.
-        - `contrast`: deviation of structures of 2 to 4 pixels, relative to the background, without noise.
-        - `sharpness`: detail of 1 to 2 pixels over that of 4 to 8, without noise: independent of contrast.
-        - `noise`: deviation of the white noise, grey levels (Immerkaer 1996, by the median).
+        - `contrast`: deviation of structures of 2 to 4 pixels, relative to the background, above noise.
+        - `sharpness`: detail of 1 to 2 pixels over that of 4 to 8, above noise: independent of contrast.
+        - `noise`: deviation of the green channel's noise, grey levels (Immerkaer 1996, by the median).
         - `chroma`, `hue`, `hue_agreement`: share of coloured pixels, mean hue (degrees from red, yellow
           positive) and its resultant length (0 to 1).
         - `unlikeness`: how many of ten properties are foreign to photographs of a retina.
@@ -58,16 +57,11 @@ def measure_quality(image: np.ndarray, field: FieldOfView) -> dict[str, float]:
     background = _background(green, canonical.mask)
     light = _background(luma, canonical.mask)
     low, middle, three_quarters, high = np.percentile(light[core], (5, 50, 75, 95))
-    noise = _noise(luma, core)
 
     filled = np.where(canonical.mask, green, background)
     base = np.maximum(background, 8.0)
     blurred = [ndimage.gaussian_filter(filled, sigma, truncate=3.0) for sigma in (1, 2, 4, 8)]
-    fine, medium, coarse = ((blurred[i] - blurred[i + 1]) / base for i in range(3))
-    relative_noise = noise / max(float(np.median(base[core])), 8.0)
-    fine_deviation = _without_noise(fine[core], NOISE_GAIN * relative_noise)
-    coarse_deviation = _without_noise(coarse[core], 0.1 * relative_noise)
-
+    fine, medium, coarse = (blurred[i] - blurred[i + 1] for i in range(3))
     measures = {
         "diameter": float(field.diameter),
         "completeness": float(field.completeness),
@@ -76,13 +70,13 @@ def measure_quality(image: np.ndarray, field: FieldOfView) -> dict[str, float]:
         "dark": float((brightest[core] < DARK).mean()),
         "washed_out": float((np.partition(color[core], 1, axis=1)[:, 1] > WASHED).mean()),
         "unevenness": float((high - low) / max(middle, 1.0)),
-        "occlusion": _occlusion(medium, light, three_quarters, core),
-        "contrast": _without_noise(medium[core], 0.25 * relative_noise),
-        "sharpness": fine_deviation / max(coarse_deviation, 1e-3),
-        "noise": noise,
+        "occlusion": _occlusion(medium / base, light, three_quarters, core),
+        "contrast": _structure(medium, core) / float(np.median(base[core])),
+        "sharpness": _structure(fine, core) / max(_structure(coarse, core), 0.05),
+        "noise": _noise(green, core),
     }
     measures |= _color(color[core])
-    measures["unlikeness"] = float(_unlikeness(measures, field, blurred[1] / base, coarse, core))
+    measures["unlikeness"] = float(_unlikeness(measures, field, blurred[1] / base, coarse / base, core))
     return measures
 
 
@@ -118,13 +112,21 @@ def _background(channel: np.ndarray, mask: np.ndarray, sigma: float = 16.0, step
     )
 
 
-def _noise(luma: np.ndarray, core: np.ndarray) -> float:
-    response = ndimage.convolve1d(ndimage.convolve1d(luma, CROSS, axis=0), CROSS, axis=1)
+def _noise(channel: np.ndarray, core: np.ndarray) -> float:
+    response = ndimage.convolve1d(ndimage.convolve1d(channel, CROSS, axis=0), CROSS, axis=1)
     return float(np.median(np.abs(response[core])) / 0.6745 / 6.0)
 
 
-def _without_noise(values: np.ndarray, noise: float) -> float:
-    return float(np.sqrt(max(float((values.astype(float) ** 2).mean()) - noise**2, 0.0)))
+def _structure(band: np.ndarray, core: np.ndarray) -> float:
+    """Deviation of a band-pass image above its noise floor.
+
+    Noise is everywhere, vessels and lesions are not: the floor is what the quietest 30 % of the field have
+    (times 1.12: the mean of a noise's local energy over its 30th percentile).
+    """
+    energy = ndimage.uniform_filter(band**2, 21)[::4, ::4][core[::4, ::4]]
+    if energy.size == 0:
+        return 0.0
+    return float(np.sqrt(max(float(energy.mean() - 1.12 * np.percentile(energy, 30)), 0.0)))
 
 
 def _occlusion(medium: np.ndarray, light: np.ndarray, bright: float, core: np.ndarray) -> float:
