@@ -61,13 +61,14 @@ def _crops(seeds: range, size: int) -> list[_Crop]:
 
 def _by_width(eye: SyntheticEye, *, limit: float) -> tuple[np.ndarray, np.ndarray]:
     """Vessel pixels whose nearest centre line is at most, and more than, `limit` pixels wide."""
-    width = np.zeros(eye.vessels.shape, dtype=np.float32)
+    side = len(eye.vessels)
+    width = np.zeros((side, side), dtype=np.float32)
     for segment in eye.segments:
-        rows, columns = np.round(segment.points).astype(int).T
-        inside = (rows >= 0) & (columns >= 0) & (rows < width.shape[0]) & (columns < width.shape[1])
+        rows, columns = np.round(segment.points[:, 0]).astype(int), np.round(segment.points[:, 1]).astype(int)
+        inside = (rows >= 0) & (columns >= 0) & (rows < side) & (columns < side)
         np.maximum.at(width, (rows[inside], columns[inside]), segment.widths[inside].astype(np.float32))
     nearest = ndimage.distance_transform_edt(width == 0, return_distances=False, return_indices=True)
-    width = width[tuple(nearest)]
+    width = width[tuple(np.asarray(nearest))]
     return eye.vessels & (width <= limit), eye.vessels & (width > limit)
 
 
@@ -167,7 +168,8 @@ def kept_losses() -> Iterator[Finding | Section]:
     scores = pd.read_csv(LOSSES)
     runs = scores.groupby(["loss", "seed"])[["auc", "dice", "sensitivity", "specificity"]].mean()
     for name in ("dice", "auc"):
-        gain = (runs.loc["sauna", name] - runs.loc["bce-dice", name]).tolist()
+        by_seed = runs[name].unstack("loss")
+        gain = [float(value) for value in by_seed["sauna"] - by_seed["bce-dice"]]
         yield Finding.at_least(f"SAUNA minus BCE + Dice, unseen camera: {name}", gain, 0.0)
     lines = [
         "Kept by `python benchmarks/vessel_losses.py`: the same network from the same random weights, "

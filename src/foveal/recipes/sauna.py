@@ -20,6 +20,26 @@ if TYPE_CHECKING:
     from foveal.scans.vessel_datasets import VesselCase
 
 
+def _pretrained() -> dict[str, object]:
+    return {"pretrained": True}
+
+
+def _paper_augmentation() -> dict[str, object]:
+    return {"zoom": 0.0}
+
+
+def _paper_training() -> dict[str, object]:
+    return {
+        "steps": 30_000,
+        "batch_size": 6,
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-5,
+        "schedule": "step",
+        "step_every": 20_000,
+    }
+
+
 class SaunaSettings(Settings):
     """Hyper-parameters; the defaults are the paper's (600 FIVES images, 300 epochs of 100 steps).
 
@@ -38,7 +58,7 @@ class SaunaSettings(Settings):
 
     network: str = Field("unet", description="unet, unet++ or a class of monai.networks.nets")
     encoder: str = "timm/resnet50"
-    encoder_settings: dict[str, object] = Field(default_factory=lambda: {"pretrained": True})
+    encoder_settings: dict[str, object] = Field(default_factory=_pretrained)
     network_settings: dict[str, object] = Field(default_factory=dict)
     working_diameter: int = Field(512, ge=32, description="pixels across the field of view")
     contrast_sigma: float = Field(0.0, ge=0, description="pixels; local contrast in place of mean and std")
@@ -47,7 +67,7 @@ class SaunaSettings(Settings):
     patch_size: int = Field(512, ge=32, description="pixels; at most the frame of the working diameter")
 
     augmentation: dict[str, object] = Field(
-        default_factory=lambda: {"zoom": 0.0}, description="changes to AugmentationSettings"
+        default_factory=_paper_augmentation, description="changes to AugmentationSettings"
     )
     synthetic_eyes: int = Field(0, ge=0, description="generated photographs, beside or without real ones")
     synthetic_share: float = Field(
@@ -55,15 +75,7 @@ class SaunaSettings(Settings):
     )
     start_from: str | None = Field(None, description="folder of a saved model to begin with")
     training: dict[str, object] = Field(
-        default_factory=lambda: {
-            "steps": 30_000,
-            "batch_size": 6,
-            "optimizer": "adam",
-            "learning_rate": 1e-4,
-            "weight_decay": 1e-5,
-            "schedule": "step",
-            "step_every": 20_000,
-        },
+        default_factory=_paper_training,
         description="of TrainingSettings",
     )
 

@@ -36,19 +36,17 @@ class VesselCase:
 
 def read_chase_db1(folder: Path) -> list[VesselCase]:
     """CHASE_DB1 (Fraz et al., 2012): children's eyes, first observer's masks; a patient has two eyes."""
-    cases = []
-    for path in _files(folder / "images", "Image_*.jpg"):
-        cases.append(
-            VesselCase(
-                name=path.stem,
-                dataset="CHASE_DB1",
-                patient=f"CHASE_DB1/{path.stem[6:8]}",
-                image=read_scan(path).image,
-                vessels=_mask(folder / "manual1" / f"{path.stem}_1stHO.png"),
-                field=_mask(folder / "mask" / f"{path.stem}_mask.png"),
-            )
+    return [
+        VesselCase(
+            name=path.stem,
+            dataset="CHASE_DB1",
+            patient=f"CHASE_DB1/{path.stem[6:8]}",
+            image=read_scan(path).image,
+            vessels=_mask(folder / "manual1" / f"{path.stem}_1stHO.png"),
+            field=_mask(folder / "mask" / f"{path.stem}_mask.png"),
         )
-    return cases
+        for path in _files(folder / "images", "Image_*.jpg")
+    ]
 
 
 def read_les_av(folder: Path) -> list[VesselCase]:
@@ -76,14 +74,15 @@ def read_vessel_cases(root: Path) -> list[VesselCase]:
         FileNotFoundError: none of them is there, or a file of one is missing.
     """
     root = Path(root)
-    cases = [case for name, read in READERS.items() if (root / name).is_dir() for case in read(root / name)]
+    there = [(root / name, read) for name, read in READERS.items() if (root / name).is_dir()]
+    cases = [case for folder, read in there for case in read(folder)]
     if not cases:
         raise FileNotFoundError(f"{root} holds none of the folders {', '.join(READERS)}")
     return cases
 
 
 def synthetic_vessel_cases(count: int, *, seed: int, size: int = 1024) -> list[VesselCase]:
-    """Synthetic eyes of every kind as labelled photographs: 30 to 60 degrees, disc or macula, lesions 0 to 4."""
+    """Synthetic eyes of every kind: fields of 30 to 60 degrees, disc or macula, lesions 0 to 4."""
     random = np.random.default_rng(seed)
     cases = []
     for number in range(count):
@@ -95,7 +94,8 @@ def synthetic_vessel_cases(count: int, *, seed: int, size: int = 1024) -> list[V
             lesions=int(random.integers(0, 5)),
         )
         name = f"synthetic-{number:04d}"
-        cases.append(VesselCase(name, "synthetic", f"synthetic/{number:04d}", eye.image, eye.vessels, eye.field.mask))
+        patient = f"synthetic/{number:04d}"
+        cases.append(VesselCase(name, "synthetic", patient, eye.image, eye.vessels, eye.field.mask))
     return cases
 
 

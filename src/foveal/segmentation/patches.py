@@ -73,11 +73,17 @@ class VesselPatches:
         scale = math.exp(float(2 * uniform[0] - 1) * a.zoom)
         levels = self._frames[index]
         # The coarsest level that is not magnified, else the finest there is.
-        frame = min(levels, key=lambda f: (f.diameter < scale * self.diameter, abs(f.diameter - scale * self.diameter)))
+        frame = min(
+            levels,
+            key=lambda f: (f.diameter < scale * self.diameter, abs(f.diameter - scale * self.diameter)),
+        )
         ratio = scale * self.diameter / frame.diameter
         side = frame.image.shape[-1]
         # Centres are uniform over the field's disc, well inside its border.
-        radius, bearing = 0.42 * frame.diameter * math.sqrt(float(uniform[1])), 2 * math.pi * float(uniform[2])
+        radius, bearing = (
+            0.42 * frame.diameter * math.sqrt(float(uniform[1])),
+            2 * math.pi * float(uniform[2]),
+        )
         center = side / 2 + radius * torch.tensor([math.sin(bearing), math.cos(bearing)])
         image, labels = warp(
             frame.image.float() / 255,
