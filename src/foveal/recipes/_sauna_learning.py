@@ -164,7 +164,7 @@ def thin_vessels(seeds: int = 3, steps: int = 400, size: int = 128) -> Iterator[
 
 
 def kept_losses() -> Iterator[Finding | Section]:
-    """SAUNA beside BCE + Dice on photographs of another camera, as `benchmarks/vessel_losses.py` kept it."""
+    """SAUNA beside BCE + Dice on another camera, kept by `benchmarks/training/vessel_losses.py`."""
     scores = pd.read_csv(LOSSES)
     runs = scores.groupby(["loss", "seed"])[["auc", "dice", "sensitivity", "specificity"]].mean()
     for name in ("dice", "auc"):
@@ -172,8 +172,8 @@ def kept_losses() -> Iterator[Finding | Section]:
         gain = [float(value) for value in by_seed["sauna"] - by_seed["bce-dice"]]
         yield Finding.at_least(f"SAUNA minus BCE + Dice, unseen camera: {name}", gain, 0.0)
     lines = [
-        "Kept by `python benchmarks/vessel_losses.py`: the same network from the same random weights, "
-        f"trained on LES-AV and scored on CHASE_DB1, {scores.seed.nunique()} seeds, "
+        "Kept by `python benchmarks/training/vessel_losses.py`: the same network from the same random "
+        f"weights, trained on LES-AV and scored on CHASE_DB1, {scores.seed.nunique()} seeds, "
         f"{int(scores.steps.iloc[0])} steps of {int(scores.batch_size.iloc[0])} patches; mean and standard "
         "deviation over seeds.",
         "",
@@ -187,7 +187,7 @@ def kept_losses() -> Iterator[Finding | Section]:
 
 
 def kept_scores() -> Iterator[Finding | Section]:
-    """Per-image scores that `benchmarks/vessels.py` measured and kept, against the goals."""
+    """Per-image scores that `benchmarks/training/vessels.py` measured and kept, against the goals."""
     scores = pd.read_csv(SCORES)
     for (protocol, dataset), (auc_goal, dice_goal) in GOALS.items():
         rows = scores[(scores.protocol == protocol) & (scores.dataset == dataset)]
@@ -208,7 +208,7 @@ def _score_table(scores: pd.DataFrame) -> str:
     """Markdown table of means with intervals by patient, and micro Dice."""
     lines = io.StringIO()
     lines.write(
-        "Measured by `python benchmarks/vessels.py` (training included), kept image by image in "
+        "Measured by `python benchmarks/training/vessels.py` (training included), kept by image in "
         "[sauna_scores.csv](sauna_scores.csv). Inside the field of view, at the original size; mean over "
         "images with a 95% bootstrap interval over patients; micro Dice pools all pixels.\n\n"
         "| protocol | data set | images | AUC | Dice | sensitivity | specificity | micro Dice |\n"

@@ -1,6 +1,6 @@
 """SAUNA's soft labels and losses beside hard labels with BCE + Dice: same network, seeds, patches and steps.
 
-    python benchmarks/vessel_losses.py --data ../shared/data --runs runs/losses
+    python benchmarks/training/vessel_losses.py --data ../shared/data --runs runs/losses
 
 Trains from random weights on LES-AV, scores every CHASE_DB1 photograph (another camera, other observers),
 and writes docs/evidence/sauna_losses.csv. A killed run goes on where it stopped.
@@ -23,7 +23,7 @@ from foveal.recipes.sauna import SaunaSettings, recipe
 from foveal.scans.vessel_datasets import read_chase_db1, read_les_av
 from foveal.segmentation.evaluation import evaluate_vessels
 
-WEIGHTS = Path(__file__).parents[1] / "src" / "foveal" / "models" / "weights" / "vessels"
+WEIGHTS = Path(__file__).parents[2] / "src" / "foveal" / "models" / "weights" / "vessels"
 
 
 def run(loss: str, seed: int, data: Path, runs: Path, steps: int, threads: int) -> pd.DataFrame:

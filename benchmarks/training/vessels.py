@@ -1,6 +1,6 @@
 """Score the shipped vessel model's training on eyes it has not seen, and keep every image's scores.
 
-    python benchmarks/vessels.py --data ../shared/data --runs runs/vessels
+    python benchmarks/training/vessels.py --data ../shared/data --runs runs/vessels
 
 Two protocols, each training anew from the model pretrained on synthetic eyes:
 leave-one-dataset-out (trained on one data set, scored on the other) and cross-validation (three folds of
@@ -24,13 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from foveal.files import write_atomically
+from foveal.models import Segmenter
 from foveal.recipes._sauna_learning import GOALS, SCORES
 from foveal.recipes.sauna import SaunaSettings, recipe
 from foveal.scans.manifest import split_patients
 from foveal.scans.vessel_datasets import VesselCase, read_vessel_cases
 from foveal.segmentation.evaluation import evaluate_vessels
 
-WEIGHTS = Path(__file__).parents[1] / "src" / "foveal" / "models" / "weights" / "vessels"
+WEIGHTS = Path(__file__).parents[2] / "src" / "foveal" / "models" / "weights" / "vessels"
 PEER = {"CHASE_DB1": (0.973, 0.783), "LES-AV": (0.948, 0.758)}
 
 
@@ -73,16 +74,19 @@ def rounds(cases: list[VesselCase], folds: int = 3) -> list[Round]:
 
 
 def run(job: Round, data: Path, runs: Path, settings: SaunaSettings, threads: int) -> pd.DataFrame:
-    """Train, save and score one round; finished rounds are read back."""
+    """Train, save and score one round; what is finished is read back (delete scores.csv to score anew)."""
     torch.set_num_threads(threads)
     kept = runs / job.name / "scores.csv"
     if kept.exists():
         return pd.read_csv(kept)
     cases = read_vessel_cases(data)
-    model = recipe.fit(
-        settings, [c for c in cases if c.patient in job.train], folder=runs / job.name, progress=False
-    )
-    model.save_pretrained(runs / job.name / "model")
+    saved = runs / job.name / "model"
+    if saved.is_dir():
+        model = Segmenter.from_pretrained(saved)
+    else:
+        train = [c for c in cases if c.patient in job.train]
+        model = recipe.fit(settings, train, folder=runs / job.name, progress=False)
+        model.save_pretrained(saved)
     scores = evaluate_vessels(model, [c for c in cases if c.patient in job.test])
     scores.insert(0, "protocol", job.protocol)
     write_atomically(kept, partial(scores.to_csv, index=False))  # its existence says that the round is done
@@ -94,15 +98,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds CHASE_DB1 and LES-AV")
-    parser.add_argument(
-        "--runs", type=Path, required=True, help="folder of the runs, with synthetic/model in it"
-    )
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs; killed ones go on")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--only", nargs="*", help="names of rounds; all by default")
     options = parser.parse_args()
+    start = options.runs / "synthetic" / "model"
+    if not start.is_dir():
+        pretraining = SaunaSettings(**json.loads((WEIGHTS / "pretraining.json").read_text()))
+        recipe.train(pretraining, data=None, out=options.runs / "synthetic")
     settings = json.loads((WEIGHTS / "training.json").read_text())
-    settings = SaunaSettings(**settings | {"start_from": str(options.runs / "synthetic" / "model")})
+    settings = SaunaSettings(**settings | {"start_from": str(start)})
     plan = [r for r in rounds(read_vessel_cases(options.data)) if not options.only or r.name in options.only]
     parts = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
