@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from foveal.files import file_sha256, write_atomically
@@ -42,7 +42,7 @@ class PretrainedModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         head = {"foveal_model": type(self).__name__, **self.config.model_dump(mode="json")}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_atomically(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
+        write_atomically(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
         write_atomically(folder / CONFIG, json.dumps(head, indent=2) + "\n")
         if card:
             write_atomically(folder / CARD, card)

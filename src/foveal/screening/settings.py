@@ -29,7 +29,7 @@ class ScreenSettings(Settings):
     workers: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    views: Literal[1, 2, 4] = 4
+    views: Literal[1, 2, 4] = 2
     max_megapixels: float = Field(default=64.0, gt=0)
     salt: str = ""
     vessel_model: Path | None = None
