@@ -52,6 +52,20 @@ def test_data_sets_are_read_with_their_patients_and_codings(data):
         read_vessel_cases(data / "CHASE_DB1")
 
 
+def test_ones_own_photographs_are_read_from_images_and_masks(tmp_path):
+    eye = synthesize_eye(3, size=256)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(eye.image).save(tmp_path / "images" / "a.png")
+    Image.fromarray(eye.vessels).save(tmp_path / "masks" / "a.png")
+    (case,) = read_vessel_cases(tmp_path)
+    assert np.array_equal(case.vessels, eye.vessels)
+    assert (case.field == eye.field.mask).mean() > 0.99
+    Image.fromarray(eye.vessels[:-1]).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(ValueError, match=r"mask a\.png is \(255, 256\) px"):
+        read_vessel_cases(tmp_path)
+
+
 @pytest.mark.parametrize("loss", ["sauna", "bce-dice"])
 def test_training_saves_a_model_that_scores_photographs(data, tmp_path, loss):
     recipe = load_recipe("sauna")

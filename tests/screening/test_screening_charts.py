@@ -46,7 +46,17 @@ def test_a_cohort_of_one_has_no_chart():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.123456, "0.1235"), (12345.6, "12346"), (7, "7"), (None, ""), (0.0, "0"), (1.5e-7, "1.500e-07")],
+    [
+        (0.123456, "0.1235"),
+        (12345.6, "12346"),
+        (7, "7"),
+        (None, ""),
+        (0.0, "0"),
+        (1.6, "1.600"),
+        (30697.2, "30697"),
+        (1234.5, "1234"),
+        (1.5e-7, "1.500e-07"),
+    ],
 )
 def test_numbers_are_written_for_readers(value: float | None, text: str):
     assert number(value) == text

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
 from foveal.scans.synthetic import synthesize_eye
 
@@ -64,20 +65,41 @@ def read_les_av(folder: Path) -> list[VesselCase]:
     ]
 
 
+def read_image_folder(folder: Path) -> list[VesselCase]:
+    """One's own photographs: `images/NAME.*` with `masks/NAME.png`, vessels not 0; each its own patient."""
+    cases = []
+    for path in _files(folder / "images", "*.*"):
+        image = read_scan(path).image
+        vessels = _mask(folder / "masks" / f"{path.stem}.png")
+        if vessels.shape != image.shape[:2]:
+            raise ValueError(
+                f"{folder}: mask {path.stem}.png is {vessels.shape} px, its photograph {image.shape[:2]}: "
+                "a mask has the height and width of its photograph"
+            )
+        field = find_field_of_view(image).mask
+        cases.append(VesselCase(path.stem, folder.name, f"{folder.name}/{path.stem}", image, vessels, field))
+    return cases
+
+
 READERS: dict[str, Callable[[Path], list[VesselCase]]] = {"CHASE_DB1": read_chase_db1, "LES-AV": read_les_av}
 
 
 def read_vessel_cases(root: Path) -> list[VesselCase]:
-    """All data sets of `READERS` that lie in `root`, each in a folder of its own name.
+    """All data sets of `READERS` that lie in `root`, or else `root` as a `read_image_folder`.
 
     Raises:
         FileNotFoundError: none of them is there, or a file of one is missing.
+        ValueError: a photograph cannot be read, or a mask does not fit its photograph.
     """
     root = Path(root)
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return read_image_folder(root)
     there = [(root / name, read) for name, read in READERS.items() if (root / name).is_dir()]
     cases = [case for folder, read in there for case in read(folder)]
     if not cases:
-        raise FileNotFoundError(f"{root} holds none of the folders {', '.join(READERS)}")
+        raise FileNotFoundError(
+            f"{root} holds neither images and masks, nor any of {', '.join(READERS)}"
+        )
     return cases
 
 

@@ -56,7 +56,9 @@ def number(value: float | int | str | None) -> str:
         return str(value)
     if value != 0 and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3e}"
-    text = f"{value:.4g}"
+    if value == 0:
+        return "0"
+    text = f"{value:#.4g}".removesuffix(".")
     return f"{value:.0f}" if "e" in text else text
 
 

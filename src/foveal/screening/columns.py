@@ -221,7 +221,7 @@ def result_columns(classes: Sequence[str] = ()) -> list[Column]:
 
 
 def results_page() -> str:
-    """The page `docs/results.md`; `python -m foveal.screening.columns` prints it."""
+    """The text of `docs/results.md`, which a test holds to this."""
     return f"""# Results of `foveal screen`
 
 `results.csv` and `results.parquet` hold the same rows, one a photograph, in the order of the file names; what
@@ -260,7 +260,3 @@ def index_columns() -> list[str]:
         "branch_points",
     )
     return [*(name for name in wanted if name in BIOMARKERS), CONFIDENCE.name, "grade_uncertainty"]
-
-
-if __name__ == "__main__":
-    print(results_page(), end="")

@@ -19,7 +19,7 @@ class Failure:
         path: the file.
         name: the name its results would have had.
         stage: the step that failed ("find", "read", "field of view", "quality", "vessels", "biomarkers",
-            "grader", "write" or "worker").
+            "grader", "pictures", "write" or "worker").
         reason: what was found and what is allowed, in one line.
     """
 

@@ -144,21 +144,14 @@ class Screener:
         if self.grader is not None:
             with steps("grader"):
                 grade, relevance = self.grader(scan.image, eye)
-        with steps("write"):
-            outputs = self._write_maps(ref.name, levels, vessel)
-            layers = {
-                "photograph": pictures.photograph(scan.image),
-                "outline": pictures.vessel_outline(coverage := pictures.shrink(vessel.view(np.uint8) * 255)),
-                "fill": pictures.vessel_fill(coverage),
-                "probability": pictures.stain(
-                    pictures.shrink((levels >> 8).astype(np.uint8), side=pictures.SOFT_SIDE),
-                    pictures.PROBABILITY_RAMP,
-                    opaque_from=0.6,
-                ),
-                "doubt": pictures.stain(doubt, pictures.DOUBT_RAMP),
+        with steps("pictures"):
+            maps = {
+                f"vessels/{ref.name}.png": pictures.grey_png(levels),
+                f"masks/{ref.name}.png": pictures.grey_png(mask_levels(vessel)),
             }
-            if relevance is not None:
-                layers["relevance"] = pictures.stain(relevance, pictures.RELEVANCE_RAMP, opaque_from=1.2)
+            layers = _layers(scan.image, levels, vessel, doubt, relevance)
+            outline, thumbnail = pictures.field_path(eye), pictures.thumbnail(scan.image, eye)
+        with steps("write"):
             values = _photograph_values(ref, scan, eye, settings.salt) | _quality_values(quality)
             values |= {
                 name: _tidy(biomarkers[name], biomarker.unit) for name, biomarker in BIOMARKERS.items()
@@ -174,22 +167,41 @@ class Screener:
                 reasons=list(quality.reasons),
                 missing=biomarkers.missing_reasons,
                 notes=_notes(scan),
-                outputs=outputs,
-                thumbnail=pictures.thumbnail(scan.image, eye),
-                seconds=steps.seconds,
+                outputs={
+                    path: write_atomically(self.job.report / path, content) for path, content in maps.items()
+                },
+                thumbnail=thumbnail,
+                seconds={},
             )
-            write_first_page(self.job.report, record, layers, pictures.field_path(eye))
+            write_first_page(self.job.report, record, layers, outline)
+        record = record.model_copy(update={"seconds": steps.seconds})
         write_record(self.job.report, record)
         return record
 
-    def _write_maps(self, name: str, levels: np.ndarray, vessel: np.ndarray) -> dict[str, int]:
-        from foveal.screening.pictures import grey_png
 
-        maps = {
-            f"vessels/{name}.png": levels,
-            f"masks/{name}.png": vessel.view(np.uint8) * np.uint8(VESSEL_OF_UNKNOWN_KIND),
-        }
-        return {path: write_atomically(self.job.report / path, grey_png(grey)) for path, grey in maps.items()}
+def _layers(
+    image: np.ndarray, levels: np.ndarray, vessel: np.ndarray, doubt: np.ndarray, relevance: np.ndarray | None
+) -> dict[str, str]:
+    """Data URIs of a page's pictures by name, see `foveal.screening.report.LAYERS`."""
+    from foveal.screening import pictures
+
+    coverage = pictures.shrink(vessel.view(np.uint8) * np.uint8(255))
+    probability = pictures.shrink((levels >> 8).astype(np.uint8), side=pictures.SOFT_SIDE)
+    layers = {
+        "photograph": pictures.photograph(image),
+        "outline": pictures.vessel_outline(coverage),
+        "fill": pictures.vessel_fill(coverage),
+        "probability": pictures.stain(probability, pictures.PROBABILITY_RAMP, opaque_from=0.6),
+        "doubt": pictures.stain(doubt, pictures.DOUBT_RAMP),
+    }
+    if relevance is not None:
+        layers["relevance"] = pictures.stain(relevance, pictures.RELEVANCE_RAMP, opaque_from=1.2)
+    return layers
+
+
+def mask_levels(vessel: np.ndarray) -> np.ndarray:
+    """(H, W) bool vessels as uint8: 0 background, 3 vessel of unknown kind."""
+    return vessel.view(np.uint8) * np.uint8(VESSEL_OF_UNKNOWN_KIND)
 
 
 def probability_levels(probability: np.ndarray, field_mask: np.ndarray) -> np.ndarray:
