@@ -97,9 +97,7 @@ def read_vessel_cases(root: Path) -> list[VesselCase]:
     there = [(root / name, read) for name, read in READERS.items() if (root / name).is_dir()]
     cases = [case for folder, read in there for case in read(folder)]
     if not cases:
-        raise FileNotFoundError(
-            f"{root} holds neither images and masks, nor any of {', '.join(READERS)}"
-        )
+        raise FileNotFoundError(f"{root} holds neither images and masks, nor any of {', '.join(READERS)}")
     return cases
 
 
