@@ -56,6 +56,7 @@ def test_a_cohort_of_one_has_no_chart():
         (30697.2, "30697"),
         (1234.5, "1234"),
         (1.5e-7, "1.500e-07"),
+        (443.0, "443"),
     ],
 )
 def test_numbers_are_written_for_readers(value: float | None, text: str):

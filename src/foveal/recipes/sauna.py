@@ -100,10 +100,10 @@ class Sauna(Recipe[SaunaSettings]):
         ),
         original="https://github.com/Oulu-IMEDS/SAUNA",
         licence="MIT",
-        faithfulness="Labels, losses and decision rule are the paper's; its network, optimiser and schedule are "
-        "the default settings, its augmentation is ours without scaling. The shipped vessel model is not SAUNA's: "
-        "in our short trainings hard labels with BCE + Dice scored higher on an unseen camera, so a network of "
-        "0.47 M parameters on local contrast was trained with those, from synthetic eyes on.",
+        faithfulness="Labels, losses and decision rule are the paper's; its network, optimiser and schedule "
+        "are the default settings, its augmentation is ours without scaling. The shipped vessel model is not "
+        "SAUNA's: in our short trainings hard labels with BCE + Dice scored higher on an unseen camera, so a "
+        "network of 0.47 M parameters on local contrast was trained with those, from synthetic eyes on.",
         built_from=(
             "segmentation.soft_labels",
             "objectives.sauna",

@@ -58,6 +58,8 @@ def number(value: float | int | str | None) -> str:
         return f"{value:.3e}"
     if value == 0:
         return "0"
+    if value.is_integer() and abs(value) >= 10:  # a median of counts
+        return f"{value:.0f}"
     text = f"{value:#.4g}".removesuffix(".")
     return f"{value:.0f}" if "e" in text else text
 
