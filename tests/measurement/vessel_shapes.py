@@ -1,6 +1,7 @@
 """Masks whose geometry is known exactly."""
 
 import numpy as np
+
 from foveal.scans.field_of_view import FieldOfView
 
 

@@ -21,7 +21,9 @@ def test_vessels_of_a_new_synthetic_eye_are_found_in_every_look(model):
     looks = {
         "as it is": eye.image,
         "red and blue swapped": eye.image[..., ::-1].copy(),
-        "degraded": degrade(eye.image, seed=0, blur=0.1, noise=0.2, illumination=0.4, colour_cast=0.4, jpeg=0.3),
+        "degraded": degrade(
+            eye.image, seed=0, blur=0.1, noise=0.2, illumination=0.4, colour_cast=0.4, jpeg=0.3
+        ),
     }
     for look, image in looks.items():
         found = segment_vessels(model, image, find_field_of_view(image))
