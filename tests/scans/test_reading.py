@@ -59,14 +59,14 @@ def reason(path: Path, **options) -> str:
 # --- what is read -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("ending", ["png", "bmp", "ppm", "tif"])
 def test_lossless_rgb_comes_back_unchanged(photograph, tmp_path, ending):
     path = save(photograph, tmp_path / f"eye.{ending}")
     scan = read_scan(path)
     assert np.array_equal(scan.image, photograph)
     assert scan.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (scan.format, scan.bit_depth, scan.frames, scan.path) == (
-        {"png": "PNG", "bmp": "BMP", "tif": "TIFF"}[ending], 8, 1, path,
+        {"png": "PNG", "bmp": "BMP", "ppm": "PPM", "tif": "TIFF"}[ending], 8, 1, path,
     )  # fmt: skip
 
 
@@ -341,7 +341,7 @@ def test_what_is_no_image_is_named_for_what_it_is(tmp_path, content, found):
     path.write_bytes(content)
     told = reason(path)
     assert told.startswith(found)
-    assert told.endswith("in spite of its ending .png; allowed: JPEG, PNG, TIFF, BMP or DICOM")
+    assert told.endswith("in spite of its ending .png; allowed: JPEG, PNG, TIFF, BMP, PPM or DICOM")
 
 
 def test_absurd_png_is_refused_from_its_header(tmp_path):
@@ -396,7 +396,7 @@ def test_one_pixel_is_no_photograph(tmp_path):
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize(
-    "name", ["eye.jpg", "progressive.jpg", "eye.png", "eye.bmp", "eye.tif", "lzw.tif", "deep.png"]
+    "name", ["eye.jpg", "progressive.jpg", "eye.png", "eye.bmp", "eye.ppm", "eye.tif", "lzw.tif", "deep.png"]
 )
 def test_truncated_files_are_refused_and_never_filled(tmp_path, name, keep):
     rng = np.random.default_rng(0)
@@ -489,6 +489,7 @@ def test_damage_anywhere_gives_a_scan_or_a_scan_error_and_no_warning(photograph,
         save(photograph, tmp_path / "eye.jpg", exif=Image.Exif()),
         save(photograph, tmp_path / "eye.png"),
         save(photograph, tmp_path / "eye.bmp"),
+        save(photograph, tmp_path / "eye.ppm"),
         save(photograph, tmp_path / "eye.tif", compression="tiff_deflate"),
         write_dicom(photograph, PatientID="7", PixelSpacing=[0.01, 0.01], AcquisitionDate="20200229"),
         write_dicom(photograph, "j.dcm", photometric="YBR_FULL_422", syntax="1.2.840.10008.1.2.4.50",

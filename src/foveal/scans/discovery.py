@@ -18,7 +18,7 @@ from foveal.scans.scan import Laterality
 # fmt: off
 IMAGE_ENDINGS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".btf", ".tf8", ".bmp", ".dib",
-    ".dcm", ".dicom", ".dic",
+    ".ppm", ".pgm", ".pnm", ".dcm", ".dicom", ".dic",
 })
 # Never opened to look for a DICOM preamble.
 OTHER_ENDINGS = frozenset({

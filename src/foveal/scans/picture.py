@@ -1,4 +1,4 @@
-"""JPEG, PNG and BMP photographs, through Pillow."""
+"""JPEG, PNG, BMP and PPM photographs, through Pillow."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 
 from foveal.scans.codestream import codestream_is_complete
 from foveal.scans.pixels import Limits, decoding, deep_to_rgb, to_rgb, upright
@@ -20,6 +21,7 @@ PLUGINS: dict[str, Callable[[BytesIO], Image.Image]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "BMP": BmpImageFile,
+    "PPM": PpmImageFile,
 }
 ORIENTATION = 0x0112
 PNG_HEADER_BYTES = 8
@@ -29,12 +31,12 @@ GREY_ALPHA = 4
 
 
 def read_picture(path: Path, data: bytes, format: str, limits: Limits) -> Scan:
-    """Read the first image of a JPEG, PNG or BMP.
+    """Read the first image of a JPEG, PNG, BMP or PPM.
 
     Args:
         path: for the errors and the result; not opened.
         data: the whole file.
-        format: "JPEG", "PNG" or "BMP".
+        format: "JPEG", "PNG", "BMP" or "PPM".
         limits: checked from the header, before decoding.
 
     Raises:

@@ -17,6 +17,8 @@ SIGNATURES = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
     b"BM": "BMP",
+    b"P5": "PPM",
+    b"P6": "PPM",
 }
 # Recognised only to say what the file is.
 REFUSED_SIGNATURES = {
@@ -30,13 +32,13 @@ REFUSED_SIGNATURES = {
 }
 DICOM_PREAMBLE_BYTES = 128
 DICOM_SIGNATURE = b"DICM"
-ALLOWED = "JPEG, PNG, TIFF, BMP or DICOM"
+ALLOWED = "JPEG, PNG, TIFF, BMP, PPM or DICOM"
 
 
 def read_scan(
     path: str | Path, *, frame: int = 0, salt: str = "", max_megapixels: float = 64.0, min_side: int = 64
 ) -> Scan:
-    """Read a fundus photograph from JPEG, PNG, TIFF, BMP or DICOM as upright 8-bit RGB.
+    """Read a fundus photograph from JPEG, PNG, TIFF, BMP, PPM or DICOM as upright 8-bit RGB.
 
     The format is told by the content, never by the ending. Grey, palette, 1-bit, CMYK and 16-bit
     pictures become RGB; transparency is composited on black; the EXIF / TIFF orientation is applied.
@@ -50,7 +52,7 @@ def read_scan(
 
     Args:
         path: the file.
-        frame: which page (TIFF) or frame (DICOM), from 0. JPEG, PNG and BMP have one.
+        frame: which page (TIFF) or frame (DICOM), from 0. The others have one.
         salt: for hashing the patient id of a DICOM, see `foveal.scans.dicom.hash_patient`.
         max_megapixels: largest frame that is decoded, in millions of pixels, checked from the header.
         min_side: smallest width and height, in pixels.

@@ -24,7 +24,7 @@ class Scan:
         acquired: day of acquisition; None when the file does not say.
         patient: salted SHA-256 of the patient id, never the id itself; None when the file has none.
         bit_depth: significant bits a channel in the file, before scaling to 8 (32 or 64 for floats).
-        format: true format of the content ("JPEG", "PNG", "TIFF", "BMP", "DICOM"), whatever the ending says.
+        format: what the content is, whatever the ending says: "JPEG", "PNG", "TIFF", "BMP", "PPM" or "DICOM".
         sha256: hexadecimal SHA-256 of the file's bytes.
 
     Raises:

@@ -154,7 +154,7 @@ def _find(source: str | Path) -> list["ScanRef"]:
 
     refs = find_scans(source)
     if not refs:
-        raise ValueError(f"{source} holds no photograph; allowed: JPEG, PNG, TIFF, BMP and DICOM files")
+        raise ValueError(f"{source} holds no photograph; allowed: JPEG, PNG, TIFF, BMP, PPM and DICOM files")
     return refs
 
 
