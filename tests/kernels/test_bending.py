@@ -58,7 +58,8 @@ def test_end_directions_equal_singular_vectors(seed: int) -> None:
 def test_circle_has_the_inverse_of_its_radius(radius: float) -> None:
     path = arc_of(radius, 1.5)
     curvature = path_curvature(path, np.array([0, len(path)]), np.array([10.0]))
-    np.testing.assert_allclose(np.abs(curvature), 1 / radius, rtol=0.05)
+    np.testing.assert_allclose(np.abs(curvature[10:-10]), 1 / radius, rtol=0.03)
+    np.testing.assert_allclose(np.abs(curvature), 1 / radius, rtol=0.1)  # one-sided fits at the ends
     back = path_curvature(path[::-1], np.array([0, len(path)]), np.array([10.0]))
     np.testing.assert_allclose(back[::-1], -curvature, atol=1e-9)
 

@@ -3,6 +3,8 @@
 Many polylines at once, in compressed rows: path e owns `points[offsets[e]:offsets[e + 1]]`.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from foveal.kernels.compiled import compiled
@@ -72,9 +74,9 @@ def bend_reversals(
 def bend_reversals_reference(
     points: np.ndarray, offsets: np.ndarray, curvature: np.ndarray, least_turn: float
 ) -> np.ndarray:
-    """The same from SciPy-like prominence, by repeatedly removing the smallest swing; see `bend_reversals`."""
+    """The same by repeatedly removing the smallest swing of the direction; see `bend_reversals`."""
     counts = []
-    for low, high in zip(offsets[:-1], offsets[1:], strict=True):
+    for low, high in pairwise(offsets):
         step = np.hypot(*np.diff(points[low:high], axis=0).T)
         bend = np.nan_to_num(curvature[low:high])
         heading = np.append(0.0, np.cumsum(0.5 * (bend[1:] + bend[:-1]) * step)).tolist()
@@ -92,7 +94,7 @@ def bend_reversals_reference(
                 if (b - a) * (c - b) < 0
             ]
             kept.append(turning[-1])
-            swings = [abs(b - a) for a, b in zip(kept[:-1], kept[1:], strict=True)]
+            swings = [abs(b - a) for a, b in pairwise(kept)]
             small = int(np.argmin(swings))
             if swings[small] >= least_turn:
                 turning = kept
@@ -137,7 +139,7 @@ def end_directions_reference(
 ) -> np.ndarray:
     """The same by NumPy's singular values at each end; see `end_directions`."""
     directions = np.zeros((len(offsets) - 1, 2, 2))
-    for edge, (low, high) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for edge, (low, high) in enumerate(pairwise(offsets)):
         for end in (0, 1):
             path = points[low:high][:: -1 if end else 1]
             arc = np.append(0.0, np.cumsum(np.hypot(*np.diff(path, axis=0).T)))

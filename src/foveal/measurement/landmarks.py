@@ -123,8 +123,8 @@ class Landmarks:
 
     @property
     def temporal_direction(self) -> tuple[float, float]:
-        """Unit vector (row, column) from the disc to the temporal side: to the fovea where both are known, else
-        level, by laterality."""
+        """Unit vector (row, column) from the disc to the temporal side: to the fovea where both are known,
+        else level, by laterality."""
         if self.disc is not None and self.fovea is not None:
             distance = self.disc_fovea_distance
             (top, left), (row, column) = self.disc.center, self.fovea
