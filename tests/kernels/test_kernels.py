@@ -5,14 +5,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from skimage.morphology import skeletonize
 
 from foveal.kernels.boxes import box_counts, box_counts_reference
 from foveal.kernels.compiled import compiled
-from foveal.kernels.distance import distance_to_background, distance_to_background_reference
+from foveal.kernels.distance import (
+    BackgroundDistance,
+    distance_to_background,
+    distance_to_background_reference,
+)
+from foveal.kernels.holes import fill_holes, fill_holes_reference
 from foveal.kernels.paths import (
     join_paths,
     join_paths_reference,
+    restore_path_ends,
+    restore_path_ends_reference,
     smooth_paths,
     smooth_paths_reference,
     width_across,
@@ -24,6 +32,7 @@ from foveal.kernels.skeleton import (
     trace_skeleton,
     trace_skeleton_reference,
 )
+from foveal.kernels.thinning import thin, thin_reference
 
 masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda shape: arrays(np.bool_, shape))
 quick = settings(deadline=None, max_examples=150)
@@ -116,9 +125,76 @@ def test_distance_equals_scipy_at_every_pixel(mask):
     np.testing.assert_array_equal(found, distance_to_background_reference(mask, everywhere))
 
 
+def test_prepared_distance_answers_again():
+    mask = blobs(1)
+    distance, pixels = BackgroundDistance(mask), np.argwhere(mask)
+    for part in (pixels[::2], pixels[1::2], pixels[:0]):
+        np.testing.assert_array_equal(distance.at(part), distance_to_background_reference(mask, part))
+
+
 def test_distance_refuses_pixels_outside():
     with pytest.raises(ValueError, match=r"inside the \(4, 5\) mask"):
         distance_to_background(np.ones((4, 5), bool), np.array([[4, 0]]))
+
+
+@quick
+@given(masks, st.integers(1, 3))
+def test_thinning_equals_reference_and_scikit_image(mask, scale):
+    mask = mask.repeat(scale, axis=0).repeat(scale, axis=1)
+    found = thin(mask)
+    np.testing.assert_array_equal(found, thin_reference(mask))
+    np.testing.assert_array_equal(found, skeletonize(mask))
+
+
+def test_every_neighbourhood_is_thinned_as_by_scikit_image():
+    bits = np.arange(512)[:, None] >> np.arange(9) & 1
+    for grown in (1, 3):  # the nine pixels alone, and as the corners of a larger shape
+        for mask in bits.astype(bool).reshape(-1, 3, 3):
+            mask = mask.repeat(grown, axis=0).repeat(grown, axis=1)
+            np.testing.assert_array_equal(thin(mask), skeletonize(mask))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_thinning_of_blobs_equals_scikit_image(seed, share):
+    mask = blobs(seed, (300, 400), share)
+    np.testing.assert_array_equal(thin(mask), skeletonize(mask))
+
+
+def test_thinning_of_real_masks_equals_scikit_image(data_root):
+    paths = sorted((data_root / "CHASE_DB1").glob("manual?/*.png"))[::7]
+    paths += sorted((data_root / "LES-AV" / "av").glob("*.png"))[::7]
+    assert paths
+    for path in paths:
+        with Image.open(path) as image:
+            mask = np.array(image) > 0
+        np.testing.assert_array_equal(thin(mask), skeletonize(mask), err_msg=path.name)
+
+
+@quick
+@given(masks, st.integers(0, 12))
+def test_filling_equals_reference(mask, largest):
+    np.testing.assert_array_equal(fill_holes(mask, largest), fill_holes_reference(mask, largest))
+
+
+@pytest.mark.parametrize("largest", [1, 40, 400, 10**9])
+def test_filling_of_large_holes_equals_reference(largest):
+    mask = blobs(3, share=0.6) & (np.random.default_rng(3).random((90, 110)) < 0.97)
+    found = fill_holes(mask, largest)
+    np.testing.assert_array_equal(found, fill_holes_reference(mask, largest))
+    assert found.sum() > mask.sum()
+
+
+def test_filling_refuses_a_negative_area():
+    with pytest.raises(ValueError, match="largest must be 0 or more, got -1"):
+        fill_holes(np.ones((4, 4), bool), -1)
+
+
+@pytest.mark.parametrize("function", [thin, thin_reference, fill_holes, fill_holes_reference])
+def test_mask_must_be_an_image(function):
+    arguments = (np.zeros(3, bool), 1)[: function.__code__.co_argcount]
+    with pytest.raises(ValueError, match=r"mask must be two-dimensional.*\(3,\)"):
+        function(*arguments)
 
 
 @quick
@@ -142,6 +218,36 @@ def test_join_equals_reference(pairs):
     found, expected = join_paths(edges, offsets), join_paths_reference(edges, offsets)
     assert path_set(*found[:2], points[found[2]]) == path_set(*expected[:2], points[expected[2]])
     assert len(found[0]) == len(expected[0])
+
+
+@quick
+@given(st.integers(0, 10_000), st.lists(st.integers(2, 20), max_size=6))
+def test_restored_ends_equal_reference(seed, lengths):
+    rng = np.random.default_rng(seed)
+    mask = blobs(seed % 7, (40, 50))
+    offsets = np.cumsum([0, *lengths])
+    points = np.clip(rng.integers(-1, 2, (offsets[-1], 2)).cumsum(axis=0) + 20.0, 0, [39, 49])
+    half_widths = rng.uniform(0, 5, offsets[-1])
+    free = rng.random((len(lengths), 2)) < 0.6
+    found = restore_path_ends(mask, points, offsets, half_widths, free)
+    expected = restore_path_ends_reference(mask, points, offsets, half_widths, free)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(found[2], expected[2])
+
+
+def test_end_is_led_straight_to_the_end_of_the_mask():
+    mask = np.zeros((21, 60), bool)
+    mask[8:13, 5:50] = True
+    points = np.stack([np.full(40, 10.0), np.arange(8.0, 48.0)], axis=1)
+    points[:2, 0] = 12.0  # thinning ran into a corner
+    found, offsets, _ = restore_path_ends(
+        mask, points, np.array([0, 40]), np.full(40, 2.5), np.array([[True, False]])
+    )
+    assert offsets.tolist() == [0, len(found)]
+    assert found[0].tolist() == pytest.approx([10.0, 4.5], abs=0.25)
+    np.testing.assert_array_equal(found[:, 0], 10.0)
+    np.testing.assert_array_equal(found[-1], points[-1])
 
 
 @quick

@@ -5,14 +5,15 @@ from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
-from skimage.morphology import skeletonize
 
+from foveal.kernels.distance import BackgroundDistance
+from foveal.kernels.holes import fill_holes
 from foveal.kernels.paths import smooth_paths, width_across
 from foveal.kernels.skeleton import trace_skeleton
+from foveal.kernels.thinning import thin
 from foveal.measurement.orientation import standard_orientation
 from foveal.measurement.simplification import (
     Paths,
-    fill_holes,
     half_widths,
     restore_ends,
     simplify,
@@ -144,15 +145,16 @@ def vessel_graph(
     top, left, cropped = _bounding_box(mask)
     orientation = standard_orientation(cropped)
     turned = np.ascontiguousarray(orientation.apply(cropped))
-    solid = fill_holes(turned, hole_area) if hole_area and turned.size else turned
+    solid = fill_holes(turned, hole_area)
+    distance = BackgroundDistance(solid)
 
-    traced = Paths(*trace_skeleton(skeletonize(solid)))
-    simple = simplify(solid, traced, spur_factor=spur_factor, merge_factor=merge_factor)
-    (nodes, edges, offsets, points), radii = restore_ends(solid, simple)
+    traced = Paths(*trace_skeleton(thin(solid)))
+    simple = simplify(distance, traced, spur_factor=spur_factor, merge_factor=merge_factor)
+    (nodes, edges, offsets, points), radii = restore_ends(solid, distance, simple)
     widths = np.zeros(0)
     degree = np.bincount(edges.ravel(), minlength=len(nodes))
     if len(edges):
-        half_width = half_widths(solid, points)
+        half_width = half_widths(distance, points)
         reach = _node_reach(points, offsets, edges, np.where(degree == 2, -np.inf, radii))
         sigma = np.maximum(smoothing, sum_by_path(half_width, offsets) / np.diff(offsets))
         rings = (edges[:, 0] == edges[:, 1]) & (degree[edges[:, 0]] == 2)

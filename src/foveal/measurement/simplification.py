@@ -1,15 +1,13 @@
 """From a traced skeleton to vessels: rules for spurs, loops, split junctions, crossings and free ends."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from foveal.kernels.distance import distance_to_background
-from foveal.kernels.paths import join_paths
+from foveal.kernels.distance import BackgroundDistance
+from foveal.kernels.paths import join_paths, restore_path_ends
 
 CROSSING_REACH = 6.0  # longest shared stretch of two crossing vessels, in half-widths
 CROSSING_BEND = 30.0  # degrees that a vessel may bend where it crosses another
@@ -48,29 +46,16 @@ def sum_by_path(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, offsets[:-1]) if len(offsets) > 1 else np.zeros(0)
 
 
-def half_widths(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+def half_widths(distance: BackgroundDistance, points: np.ndarray) -> np.ndarray:
     """(P,) distance from points to the wall: half a pixel less than to the next background pixel's centre."""
-    if not mask.size:
-        return np.zeros(len(points))
-    return np.maximum(distance_to_background(mask, np.rint(points)) - 0.5, 0.0)
+    return np.maximum(distance.at(np.rint(points)) - 0.5, 0.0)
 
 
-def fill_holes(mask: np.ndarray, largest: int) -> np.ndarray:
-    """Fill holes of at most this many pixels in an (H, W) mask; thinning would leave a ring around each."""
-    labels = np.empty(mask.shape, np.intp)
-    count = ndimage.label(~mask, output=labels)
-    small = np.bincount(labels.ravel(), minlength=count + 1) <= largest
-    small[0] = False
-    for border in (labels[:1], labels[-1:], labels[:, :1], labels[:, -1:]):
-        small[border] = False
-    return mask | small[labels] if small.any() else mask
-
-
-def simplify(mask: np.ndarray, paths: Paths, *, spur_factor: float, merge_factor: float) -> Paths:
+def simplify(distance: BackgroundDistance, paths: Paths, *, spur_factor: float, merge_factor: float) -> Paths:
     """Apply the rules for spurs, loops, junctions and crossings of `foveal.measurement.graph.vessel_graph`.
 
     Args:
-        mask: (H, W) bool, the mask that was thinned.
+        distance: that to the background of the mask that was thinned.
         paths: the traced skeleton.
         spur_factor: spurs up to this many half-widths are artefacts.
         merge_factor: junctions up to this many half-widths apart are one.
@@ -80,85 +65,51 @@ def simplify(mask: np.ndarray, paths: Paths, *, spur_factor: float, merge_factor
     """
     while len(paths.edges):
         before = paths
-        paths = _joined(_without(paths, _artefacts(mask, paths, spur_factor)))
+        paths = _joined(_without(paths, _artefacts(distance, paths, spur_factor)))
         if len(paths.edges) == len(before.edges):
-            merge = _split_nodes(mask, paths, merge_factor)
+            merge = _split_nodes(distance, paths, merge_factor)
             if not merge.any():
                 break
             paths = _joined(_merged(paths, merge))
     return paths
 
 
-def restore_ends(mask: np.ndarray, paths: Paths) -> tuple[Paths, np.ndarray]:
-    """Lead every free end straight on to the end of its vessel.
-
-    Thinning stops about a half-width before the end of a vessel and bends into one of its corners. The last
-    half-width of each such path is replaced by its tangent, as far as the mask goes but not beyond three
-    half-widths.
+def restore_ends(mask: np.ndarray, distance: BackgroundDistance, paths: Paths) -> tuple[Paths, np.ndarray]:
+    """Lead every free end straight on to the end of its vessel, as `foveal.kernels.paths.restore_path_ends`.
 
     Args:
         mask: (H, W) bool, the mask that was thinned.
+        distance: that to its background.
         paths: the simplified skeleton.
 
     Returns:
         The paths, and the (N,) half-width at each node, which at an end is that of the vessel before it.
     """
-    nodes, edges, offsets, points = paths
-    nodes, radii = nodes.copy(), half_widths(mask, nodes)
-    width = half_widths(mask, points)
+    edges = paths.edges
+    nodes, radii = paths.nodes.copy(), half_widths(distance, paths.nodes)
     free = paths.degrees[edges] == 1
-    pieces = []
-    for edge, (first, last) in enumerate(pairwise(offsets)):
-        path = points[first:last]
-        if free[edge].any():
-            path, radius = path.copy(), width[first:last]
-            for end in (0, 1):
-                path, radius = path[::-1], radius[::-1]
-                if free[edge, 1 - end]:
-                    path, radius = _restored(mask, path, radius)
-                    nodes[edges[edge, 1 - end]], radii[edges[edge, 1 - end]] = path[0], radius[0]
-        pieces.append(path)
-    lengths = [len(path) for path in pieces]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Paths(nodes, edges, offsets, np.concatenate(pieces) if pieces else points), radii
+    points, offsets, width = restore_path_ends(
+        mask, paths.points, paths.offsets, half_widths(distance, paths.points), free
+    )
+    ends = np.stack([offsets[:-1], offsets[1:] - 1], axis=1)[free]
+    nodes[edges[free]], radii[edges[free]] = points[ends], width[ends]
+    return Paths(nodes, edges, offsets, points), radii
 
 
-def _restored(mask: np.ndarray, path: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace the first half-width of a path, which is free at its first point."""
-    clear = np.flatnonzero(np.arange(len(path)) >= radius)
-    if not len(clear) or clear[0] + 3 >= len(path):
-        return path, radius
-    start = int(clear[0])
-    width = float(radius[start])
-    behind = min(start + int(np.ceil(2 * width)) + 4, len(path) - 1)
-    direction = path[start] - path[behind]
-    norm = np.hypot(*direction)
-    if norm == 0:
-        return path, radius
-    ahead = 0.25 * np.arange(1, int(4 * (3 * width + 2)))
-    ray = path[start] + ahead[:, None] * direction / norm
-    pixel = np.rint(ray).astype(np.int64)
-    inside = ((pixel >= 0) & (pixel < mask.shape)).all(axis=1)
-    inside[inside] = mask[tuple(pixel[inside].T)]
-    far = len(ray) if inside.all() else int(np.argmin(inside))
-    new = ray[:far][::-1][::4]  # a point each pixel, from the end of the vessel backwards
-    return np.concatenate([new, path[start:]]), np.concatenate([np.full(len(new), width), radius[start:]])
-
-
-def _artefacts(mask: np.ndarray, paths: Paths, spur_factor: float) -> np.ndarray:
+def _artefacts(distance: BackgroundDistance, paths: Paths, spur_factor: float) -> np.ndarray:
     """(E,) bool: spurs and specks, and closed paths within the circle inscribed at their node."""
     edges, arcs = paths.edges, paths.arcs
-    widest = np.maximum.reduceat(half_widths(mask, paths.points), paths.offsets[:-1])
+    widest = np.maximum.reduceat(half_widths(distance, paths.points), paths.offsets[:-1])
     free = (paths.degrees[edges] == 1).any(axis=1)
     closed = edges[:, 0] == edges[:, 1]
-    circle = 2 * np.pi * half_widths(mask, paths.nodes)[edges[:, 0]]
+    circle = 2 * np.pi * half_widths(distance, paths.nodes)[edges[:, 0]]
     return (free & (arcs <= spur_factor * (widest + 0.5))) | (closed & (arcs <= circle))
 
 
-def _split_nodes(mask: np.ndarray, paths: Paths, merge_factor: float) -> np.ndarray:
+def _split_nodes(distance: BackgroundDistance, paths: Paths, merge_factor: float) -> np.ndarray:
     """(E,) bool: edges whose two nodes are one junction, or one crossing."""
     edges, arcs, degrees = paths.edges, paths.arcs, paths.degrees
-    radius = half_widths(mask, paths.nodes)[edges].max(axis=1)
+    radius = half_widths(distance, paths.nodes)[edges].max(axis=1)
     inner = (degrees[edges] > 2).all(axis=1) & (edges[:, 0] != edges[:, 1])
     merge = inner & (arcs <= merge_factor * radius)
     if merge_factor == 0 or merge.any():
