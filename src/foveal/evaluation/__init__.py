@@ -1,0 +1,1 @@
+"""What measurements and models are worth on a whole data set: comparisons of cohorts."""

@@ -1,0 +1,157 @@
+"""What a comparison leaves in its folder: tables, figures, and a self-contained page."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+
+import foveal
+from foveal.evaluation import cohort_text
+from foveal.evaluation.cohort import RESULT_COLUMNS, Comparison
+from foveal.evaluation.cohort_figures import MOST_EFFECTS, box_plot_sheets, forest_plot
+from foveal.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTICE = "Research software. Not a medical device; not a diagnosis."
+PAGE = "comparison.html"
+_LISTED = 50  # rows of left_out.csv that the page shows
+_COUNTS = ("group_n", "reference_n", "adjusted_n")
+# The look of every page of foveal is one file, in the room that had pages first; it is read, not imported.
+_HOUSE_STYLE = Path(foveal.__file__).parent / "screening" / "templates"
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> Path:
+    """Write tables, figures and page; returns the page. Each file appears whole or not at all.
+
+    `comparison.csv` and `comparison.parquet` hold the same rows (`RESULT_COLUMNS`), `left_out.csv` what of
+    the tables is not in the cohort, `box-plots-N.svg` and `forest-plot.svg` the figures, and
+    `comparison.html` all of it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tables(folder, comparison)
+    sheets = list(box_plot_sheets(comparison))
+    for number, sheet in enumerate(sheets, start=1):
+        write_atomically(folder / f"box-plots-{number}.svg", sheet)
+    for stale in folder.glob("box-plots-*.svg"):  # of an earlier run with more biomarkers
+        if int(stale.stem.rpartition("-")[2]) > len(sheets):
+            stale.unlink()
+    forest = forest_plot(comparison)
+    write_atomically(folder / "forest-plot.svg", forest)
+    write_atomically(folder / PAGE, _page(comparison, sheets, forest))
+    return folder / PAGE
+
+
+def write_tables(folder: Path, comparison: Comparison) -> None:
+    """Write `comparison.csv`, `comparison.parquet` and `left_out.csv`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = comparison.table.astype({name: "Int64" for name in _COUNTS})
+    write_atomically(folder / "comparison.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_atomically(
+        folder / "left_out.csv", comparison.cohort.left_out.to_csv(index=False, lineterminator="\n")
+    )
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    fields = [field.with_metadata({"description": RESULT_COLUMNS[field.name]}) for field in arrow.schema]
+    settings = json.dumps(comparison.settings.model_dump(mode="json"))
+    schema = pa.schema(
+        fields, metadata={"settings": settings, "software": json.dumps(cohort_text.software())}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(arrow.cast(schema), buffer, compression="zstd")
+    write_atomically(folder / "comparison.parquet", buffer.getvalue())
+
+
+def _page(comparison: Comparison, sheets: Sequence[bytes], forest: bytes) -> str:
+    cohort = comparison.cohort
+    headings = {measure.name: measure.heading for measure in cohort.measures}
+    tested = comparison.table[comparison.table.not_tested == ""]
+    return (
+        _environment()
+        .get_template("comparison.html")
+        .render(
+            comparison=comparison,
+            cohort=cohort,
+            settings=comparison.settings,
+            day=date.today().isoformat(),
+            version=foveal.__version__,
+            headings=headings,
+            counted=tested.biomarker.nunique(),
+            clear=tested[tested.welch_p_corrected < 0.05].biomarker.nunique(),
+            pairs=[
+                {"group": group, "reference": reference, "rows": _records(rows)}
+                for (reference, group), rows in tested.groupby(["reference", "group"], sort=False)
+            ],
+            omnibus=_records(tested[tested.kruskal_p.notna()].drop_duplicates("biomarker")),
+            reasons=_reasons(comparison),
+            forest=_data_uri(forest),
+            most_effects=MOST_EFFECTS,
+            sheets=[_data_uri(sheet) for sheet in sheets],
+            left_out=_records(cohort.left_out.head(_LISTED)),
+            methods=cohort_text.methods(comparison),
+            columns=RESULT_COLUMNS,
+        )
+    )
+
+
+def _records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
+    return rows.to_dict("records")  # type: ignore[return-value]
+
+
+def _reasons(comparison: Comparison) -> list[dict[str, str]]:
+    """What was not tested and why, told once for all pairs of groups that share the reason."""
+    table = comparison.table
+    several = len(comparison.cohort.order) > 2
+    reasons = []
+    for _, rows in table.groupby("biomarker", sort=False):
+        for column in ("not_tested", "omnibus_not_tested", "not_adjusted"):
+            if column == "not_adjusted" and (rows.not_tested != "").all():
+                continue
+            for reason, same in rows[rows[column] != ""].groupby(column, sort=False):
+                pairs = ", ".join(f"{row.group} against {row.reference}" for row in same.itertuples())
+                what = {
+                    "not_tested": pairs if several else "any test",
+                    "omnibus_not_tested": "all groups together",
+                    "not_adjusted": "adjusted difference",
+                }[column]
+                reasons.append({"biomarker": rows.biomarker.iloc[0], "what": what, "reason": str(reason)})
+    return reasons
+
+
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("foveal.evaluation"), FileSystemLoader(_HOUSE_STYLE)]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["p_value"] = cohort_text.p_value
+    environment.globals |= {
+        "notice": NOTICE,
+        "rounded": cohort_text.rounded,
+        "interval": cohort_text.interval,
+        "known": lambda value: not math.isnan(value),
+    }
+    return environment
