@@ -4,7 +4,8 @@ import numpy as np
 
 from foveal.kernels.compiled import compiled
 
-MOST_RINGS = 63  # four cells each, and the number for outside, in one byte
+CELL_NUMBERS = 256  # in one byte
+MOST_RINGS = 63  # four cells each, and one number for outside
 
 
 def polar_cells(
@@ -79,6 +80,37 @@ def polar_cells_at(
     return _cells_of_points(points, float(center[0]), float(center[1]), axes, squared)
 
 
+def cell_areas(cells: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Number of a mask's pixels in each cell.
+
+    Args:
+        cells: (H, W) uint8 cell numbers.
+        mask: (H, W) bool.
+
+    Returns:
+        (256,) int64, one count for each number that a cell can have.
+
+    Raises:
+        ValueError: `cells` are not uint8 (H, W), or `mask` is not bool of the same shape.
+    """
+    return _areas(*_validated_images(cells, mask))
+
+
+def cell_areas_reference(cells: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The same by counting the selected numbers; see `cell_areas`."""
+    cells, _ = _validated_images(cells, mask)
+    return np.bincount(cells[mask], minlength=CELL_NUMBERS)
+
+
+def _validated_images(cells: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if cells.dtype != np.uint8 or cells.ndim != 2 or mask.dtype != bool or mask.shape != cells.shape:
+        raise ValueError(
+            "cells must be uint8 (H, W) and mask bool of the same shape, "
+            f"got {cells.dtype} {cells.shape} and {mask.dtype} {mask.shape}"
+        )
+    return cells, mask.view(np.uint8)
+
+
 def _validated(axes: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     axes = np.ascontiguousarray(axes, dtype=np.float64)
     edges = np.ascontiguousarray(edges, dtype=np.float64)
@@ -120,3 +152,13 @@ def _cells_of_points(points, row, column, axes, squared):  # type: ignore[no-unt
     for i in range(len(points)):
         cells[i] = _cell(points[i, 0] - row, points[i, 1] - column, axes, squared)
     return cells
+
+
+@compiled
+def _areas(cells, mask):  # type: ignore[no-untyped-def]
+    # Neighbours mostly share a cell; four sums by turns, so that no addition waits for the one before.
+    areas = np.zeros((4, CELL_NUMBERS), np.int64)
+    for i in range(cells.shape[0]):
+        for j in range(cells.shape[1]):
+            areas[j & 3, cells[i, j]] += mask[i, j]
+    return areas.sum(axis=0)

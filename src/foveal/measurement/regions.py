@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from foveal.kernels.cells import cell_areas
 from foveal.measurement.half_field import half_field_area, half_field_outline
 from foveal.measurement.landmarks import Landmarks, MissingError
 from foveal.measurement.polar_grid import QUARTERS, PolarGrid
@@ -67,10 +68,13 @@ def _etdrs_region(name: str, title: str, rings: tuple[int, int], side: str | Non
     inner, outer = (ETDRS_RADII_MM[ring] for ring in rings)
     part = f"the {side} quarter of " if side else ""
     extent = f"the ring from {inner:g} to {outer:g} mm" if inner else f"the circle of {outer:g} mm radius"
-    axis = " Quarters are bounded by the diagonals of the disc-fovea axis, or of the level where the disc is not known."
-    description = f"Around the fovea, {part}{extent}.{axis if side else ''} Needs the fovea and the scale in millimetres."
-    quarters = _QUADRANTS[side] if side else QUARTERS
     sided = side in ("nasal", "temporal")
+    axis = " Quarters are bounded by the diagonals of the disc-fovea axis, or of the level without a disc."
+    needs = "the fovea, the disc or the laterality," if sided else "the fovea"
+    description = (
+        f"Around the fovea, {part}{extent}.{axis if side else ''} Needs {needs} and the scale in millimetres."
+    )
+    quarters = _QUADRANTS[side] if side else QUARTERS
     return Region(f"etdrs_{name}", f"{title} ETDRS grid", description, ETDRS, "etdrs", rings, quarters, sided)
 
 
@@ -111,8 +115,8 @@ def _disc_regions() -> Iterator[Region]:
 def _hemifields() -> Iterator[Region]:
     for side, quarters in _HALVES.items():
         description = (
-            f"All of the camera's field on the {side} side of the line through disc and fovea, or of the level "
-            "through the one of them that is known. Needs the disc or the fovea."
+            f"All of the camera's field on the {side} side of the line through disc and fovea, or of the "
+            "level through the one of them that is known. Needs the disc or the fovea."
         )
         title = f"{side} hemifield"
         yield Region(f"hemifield_{side}", title, description, VASCX, "hemifield", (0, 1), quarters)
@@ -120,9 +124,9 @@ def _hemifields() -> Iterator[Region]:
 
 def _ellipses() -> Iterator[Region]:
     definition = (
-        "ellipse centred between disc and fovea: its half-axis along the line through both is half their distance "
-        f"and the disc's radius, the one across it {ELLIPSE_ELONGATION:g} times as long. Needs the disc and the "
-        "fovea."
+        "ellipse centred between disc and fovea: its half-axis along the line through both is half their "
+        f"distance plus the disc's radius, the one across it is {ELLIPSE_ELONGATION:g} times as long. Needs "
+        "the disc and the fovea."
     )
     title = "ellipse around disc and fovea"
     yield Region("ellipse", title, f"The {definition}", VASCX, "ellipse", (0, 1))
@@ -160,7 +164,7 @@ class RegionMap:
         Args:
             field: the field of view of the photograph.
             landmarks: what is known of disc, fovea and laterality, in pixels of the same photograph.
-            mm_per_px: millimetres a pixel, from the scan's spacing or the disc's diameter; None where unknown.
+            mm_per_px: millimetres a pixel, from the scan's spacing or the disc's size; None where unknown.
             names: the regions to lay, of `REGIONS`.
 
         Raises:
@@ -212,7 +216,7 @@ class RegionMap:
         key = region.grid, id(mask)
         if key not in self._areas:
             window, cells = self._field_cells(region, grid)
-            areas = np.bincount(cells[mask[window]], minlength=grid.outside + 1)
+            areas = cell_areas(cells, mask[window])
             self._areas[key] = mask, areas  # the array is kept, so that its id remains its own
         return int(self._areas[key][1][region.cells].sum())
 
@@ -252,7 +256,7 @@ class RegionMap:
     def outline(self, name: str) -> list[np.ndarray]:
         """Closed polygons around a region, to draw: (n, 2) row and column, the first point not repeated.
 
-        A whole ring has two, an outer and an inner one. Hemifields end at the field, the others may exceed it.
+        A whole ring has two, an outer and an inner one. Hemifields end at the field, others may exceed it.
         """
         region, grid = self._placed(name)
         if region.grid == "hemifield":
@@ -298,7 +302,7 @@ class RegionMap:
     def _superior_and_temporal(self) -> np.ndarray:
         """(2, 2) row and column of unit vectors to the superior and to the temporal side: axes of two halves.
 
-        Where nothing tells the laterality, superior is known all the same, and the second points to any side.
+        Where nothing tells the laterality, superior is known all the same; the second is then any side.
         """
         known = self.landmarks
         if known.laterality is None and (known.disc is None or known.fovea is None):
