@@ -132,6 +132,9 @@ class Landmarks:
         return 0.0, -1.0 if self.side == "R" else 1.0
 
 
+NOTHING_KNOWN = Landmarks()
+
+
 def _largest_part(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype != bool:
         found = f"{getattr(mask, 'dtype', type(mask).__name__)} of shape {np.shape(mask)}"

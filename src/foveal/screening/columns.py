@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from foveal.measurement.registry import BiomarkerColumn
 
 Kind = Literal["text", "integer", "number", "date"]
 Group = Literal["Photograph", "Quality", "Vessels", "Grader", "Provenance"]
@@ -15,8 +18,8 @@ class Column:
     Attributes:
         name: as in the tables.
         title: as in the report.
-        unit: "px", "mm", "um", "field" (diameters of the field of view), "fraction", "count", "degree", "1"
-            for other pure numbers; empty for text.
+        unit: "px", "px2", "mm", "mm2", "um", "field" (diameters of the field of view), "fraction", "count",
+            "degree", "1" for other pure numbers; empty for text.
         kind: type of the cells; each may be missing.
         group: what it tells of.
         description: what it means, in one or two sentences.
@@ -46,6 +49,8 @@ _SYMBOLS = {
     "count": "",
     "degree": "°",
     "um": "µm",
+    "px2": "px²",
+    "mm2": "mm²",
     "field": "field diameters",
     "field/1000": "‰ of the field",
     "1/field": "per field diameter",
@@ -175,13 +180,20 @@ def quality_columns() -> list[Column]:
 
 def vessel_columns() -> list[Column]:
     """Biomarkers of the vessels."""
-    from foveal.measurement.biomarkers import BIOMARKERS
+    return [*map(biomarker_column, screened_biomarkers()), CONFIDENCE]
 
-    biomarkers = [
-        Column(name, biomarker.title, biomarker.unit, _kind(biomarker.unit), "Vessels", biomarker.description)
-        for name, biomarker in BIOMARKERS.items()
-    ]
-    return [*biomarkers, CONFIDENCE]
+
+def screened_biomarkers() -> list["BiomarkerColumn"]:
+    """The biomarkers that a photograph is screened for: those of all vessels that need no landmark."""
+    from foveal.measurement.measure import biomarker_columns
+
+    return [column for column in biomarker_columns(("vessel",)) if not column.biomarker.needs]
+
+
+def biomarker_column(column: "BiomarkerColumn") -> Column:
+    """A biomarker as a column of the results."""
+    marker = column.biomarker
+    return Column(column.name, column.title, marker.unit, _kind(marker.unit), "Vessels", marker.description)
 
 
 def grader_columns(classes: Sequence[str]) -> list[Column]:
@@ -248,15 +260,13 @@ def columns_as_markdown(columns: Sequence[Column]) -> str:
 
 def index_columns() -> list[str]:
     """Names of the number columns that the report's index shows; the tables have all."""
-    from foveal.measurement.biomarkers import BIOMARKERS
-
     wanted = (
         "vessel_density",
         "vessel_length_field",
         "vessel_calibre_field",
-        "tortuosity_weighted",
-        "fractal_dimension",
-        "endpoints",
-        "branch_points",
+        "vessel_tortuosity_distance_weighted",
+        "vessel_fractal_dimension",
+        "vessel_endpoints",
+        "vessel_branch_points",
     )
-    return [*(name for name in wanted if name in BIOMARKERS), CONFIDENCE.name, "grade_uncertainty"]
+    return [*wanted, CONFIDENCE.name, "grade_uncertainty"]

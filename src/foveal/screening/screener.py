@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foveal.files import write_atomically
-from foveal.screening.columns import QUALITY_MEASURES
+from foveal.screening.columns import QUALITY_MEASURES, screened_biomarkers
 from foveal.screening.records import Failure, Provenance, Record, Value, write_record
 from foveal.screening.settings import ScreenSettings
 
@@ -115,7 +115,8 @@ class Screener:
         return Failure(str(ref.path), ref.name, steps.current, reason)
 
     def _screen(self, ref: "ScanRef", steps: Steps) -> Record:
-        from foveal.measurement.biomarkers import BIOMARKERS, measure_vessels
+        from foveal.measurement.eye import Eye
+        from foveal.measurement.measure import measure_eye
         from foveal.scans.field_of_view import find_field_of_view
         from foveal.scans.quality import assess_quality
         from foveal.scans.reading import read_scan
@@ -139,7 +140,9 @@ class Screener:
             # From the levels, so that the mask can be made again from the written probability map.
             vessel = levels >= round(settings.threshold * 65535)
         with steps("biomarkers"):
-            biomarkers = measure_vessels(vessel, eye, spacing_mm=scan.spacing_mm)
+            columns = screened_biomarkers()
+            measured = Eye(eye, vessel, spacing_mm=scan.spacing_mm, image=scan.image)
+            biomarkers = measure_eye(measured, columns=columns)
         grade, relevance = None, None
         if self.grader is not None:
             with steps("grader"):
@@ -153,9 +156,7 @@ class Screener:
             outline, thumbnail = pictures.field_path(eye), pictures.thumbnail(scan.image, eye)
         with steps("write"):
             values = _photograph_values(ref, scan, eye, settings.salt) | _quality_values(quality)
-            values |= {
-                name: _tidy(biomarkers[name], biomarker.unit) for name, biomarker in BIOMARKERS.items()
-            }
+            values |= {c.name: _tidy(biomarkers[c.name], c.biomarker.unit) for c in columns}
             values |= {"vessel_confidence": _tidy(confidence)} | (grade or {})
             values |= {"sha256": scan.sha256} | _provenance_values(self.job.provenance)
             record = Record(

@@ -1,0 +1,95 @@
+"""Where vessels cross circles around the optic disc, and how wide they are there."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from foveal.measurement.eye import VesselMeasurement
+from foveal.measurement.landmarks import MissingError
+
+WINDOW = 4  # points to each side over which a width is averaged
+VISIBLE = 0.5  # least share of a circle inside the field
+
+
+class Crossings(NamedTuple):
+    """Vessels on concentric circles.
+
+    Attributes:
+        radii: (C,) radius of each circle that is at least half visible, in pixels.
+        circles: (n,) number of the circle of each crossing, in ascending order.
+        points: (n, 2) row and column of each crossing.
+        widths: (n,) vessel width there in pixels; finite.
+    """
+
+    radii: np.ndarray
+    circles: np.ndarray
+    points: np.ndarray
+    widths: np.ndarray
+
+
+def circle_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
+    """Vessels that lead outwards through circles around the disc's centre.
+
+    Of a whole vessel that passes a circle more than once only its widest crossing counts. The width is the
+    mean over four points of the centre line to each side; where junctions leave none of these, the mean of
+    the segment. Circles of which less than half lies in the field are left out.
+
+    Args:
+        m: the vessels; crossings outside of its region are left out.
+        radii: (C,) radii in pixels.
+
+    Raises:
+        MissingError: the disc is not known, or no circle is half visible.
+    """
+    disc = m.eye.landmarks.known_disc
+    radii = radii[[_visible_share(m, float(radius)) >= VISIBLE for radius in radii]]
+    if not len(radii):
+        raise MissingError("less than half of every circle around the optic disc is visible")
+    graph, tree = m.graph, m.layer.tree
+    distance = np.hypot(*(graph.points - disc.center).T)
+    edge = np.repeat(np.arange(len(graph.edges)), np.diff(graph.offsets))
+    widths = _running_mean(graph.widths, edge)
+    widths = np.where(np.isfinite(widths), widths, graph.edge_widths[edge])
+    # Points in pairs along the same edge, the nearer one to the root first.
+    forward = (tree.near == 0)[edge[:-1]]
+    same = edge[:-1] == edge[1:]
+    before, after = distance[:-1], distance[1:]
+    circles, points, found = [], [], []
+    for number, radius in enumerate(radii):
+        leaving, returning = (before < radius) & (after >= radius), (after < radius) & (before >= radius)
+        at = np.flatnonzero(same & np.where(forward, leaving, returning))
+        part = (radius - before[at]) / (after[at] - before[at])
+        point = graph.points[at] + part[:, None] * (graph.points[at + 1] - graph.points[at])
+        width = np.where(part < 0.5, widths[at], widths[at + 1])
+        kept = np.flatnonzero(np.isfinite(width) & m.within(point))
+        vessel = tree.vessels[edge[at[kept]]]
+        order = kept[np.lexsort((-width[kept], vessel))]
+        vessel = np.sort(vessel)
+        order = np.sort(order[np.append(True, np.diff(vessel) > 0)]) if len(order) else order
+        circles.append(np.full(len(order), number))
+        points.append(point[order])
+        found.append(width[order])
+    return Crossings(radii, np.concatenate(circles), np.concatenate(points), np.concatenate(found))
+
+
+def _visible_share(m: VesselMeasurement, radius: float) -> float:
+    """Share of a circle around the disc (of its part in the region) that lies inside the field."""
+    angle = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    circle = np.stack([np.sin(angle), np.cos(angle)], axis=1) * radius + m.eye.landmarks.known_disc.center
+    circle = circle[m.within(circle)]
+    pixel = np.rint(circle).astype(np.int64)
+    inside = ((pixel >= 0) & (pixel < m.field.mask.shape)).all(axis=1)
+    inside[inside] = m.field.mask[tuple(pixel[inside].T)]
+    return float(inside.mean()) if len(inside) else 0.0
+
+
+def _running_mean(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Mean of the finite values within `WINDOW` places that belong to the same group; NaN without any."""
+    known = np.isfinite(values)
+    total = np.append(0.0, np.cumsum(np.where(known, values, 0.0)))
+    count = np.append(0, np.cumsum(known))
+    place = np.arange(len(values))
+    first = np.maximum(place - WINDOW, np.searchsorted(group, group, side="left"))
+    last = np.minimum(place + WINDOW + 1, np.searchsorted(group, group, side="right"))
+    number = count[last] - count[first]
+    return np.divide(total[last] - total[first], number, out=np.full(len(values), np.nan), where=number > 0)
