@@ -107,6 +107,14 @@ def test_parts_cover_a_region_once(whole):
         assert sum(regions.area(part, mask) for part in parts) == regions.area(whole, mask) > 0
 
 
+def test_masks_are_counted_each_for_itself():
+    regions = laid()
+    for seed in range(5):  # made and dropped in turn, so that their memory may be used again
+        mask = speckle(seed=seed)
+        expected = np.count_nonzero(mask & regions.select("ellipse"))
+        assert regions.area("ellipse", mask) == regions.area("ellipse", mask) == expected
+
+
 def test_hemifields_cover_the_field_once():
     field = round_field(SHAPE, (150.0, 200.0), 140.0)
     regions = laid(field=field)
@@ -236,6 +244,16 @@ def test_a_region_less_than_half_visible_is_withheld():
     )
     assert int(found[1]) == int(100 * regions.visible("etdrs_temporal")) < 50
     assert reason(regions, "etdrs_outer_temporal").startswith("only 0 % of the outer temporal sub-field")
+
+
+@pytest.mark.parametrize(("column", "enough"), [(3.0, True), (-3.0, False)])
+def test_half_is_the_least_that_must_be_visible(column, enough):
+    regions = laid(Landmarks(fovea=(150.0, column)))
+    assert regions.visible("etdrs_grid") == pytest.approx(0.5 + column / 60 * 2 / np.pi, abs=0.01)
+    if enough:
+        regions.require("etdrs_grid")
+    else:
+        assert reason(regions, "etdrs_grid").startswith("only 47 % of the whole ETDRS grid")
 
 
 def test_what_the_field_hides_is_not_visible():

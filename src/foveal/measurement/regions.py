@@ -223,7 +223,7 @@ class RegionMap:
     def visible(self, name: str) -> float:
         """Share of a region's whole area, also outside the frame, that lies in the field, 0 to 1.
 
-        The whole of a hemifield is the part of the field's circle (a rectangle where it is none).
+        The whole of a hemifield is its part of the field's circle or rectangle.
         """
         region, grid = self._placed(name)
         if region.grid == "hemifield":
