@@ -46,9 +46,8 @@ class FractalDimensions:
         """(5, K) values on the lines through `entropies` and `strengths`, with the dimensions in order."""
         slopes = np.concatenate([[-self.d0, -self.d1, -self.d2], self.slopes[3:]])
         observed = np.concatenate([self.entropies, self.strengths])
-        return observed.mean(axis=1, keepdims=True) + np.outer(
-            slopes, self.log2_sizes - self.log2_sizes.mean()
-        )
+        offsets = self.log2_sizes - self.log2_sizes.mean()
+        return observed.mean(axis=1, keepdims=True) + np.outer(slopes, offsets)
 
 
 def fractal_dimensions(mask: np.ndarray) -> FractalDimensions:
@@ -83,8 +82,9 @@ def fractal_dimensions(mask: np.ndarray) -> FractalDimensions:
 
     Returns:
         The dimensions with what they were fitted to. Quarter turns, mirror images and shifts of the mask
-        change no bit of them. A straight line of one pixel has 1 to within 0.07 from 300 pixels on, exactly
-        1 along an axis.
+        change no bit of them. A one-pixel line of 300 pixels or more has 1 exactly along an axis, to within
+        0.07 at 19 of 20 angles, and to within 0.21 at the worst ones, less than a degree off the diagonal,
+        where the coarsest boxes see the diagonal only and the finer ones see its neighbours too.
 
     Raises:
         ValueError: the mask is not bool (H, W), is empty, or its vessels extend over less than 16 pixels.
