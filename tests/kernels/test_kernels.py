@@ -15,12 +15,11 @@ from foveal.kernels.distance import (
     distance_to_background,
     distance_to_background_reference,
 )
+from foveal.kernels.ends import restore_path_ends, restore_path_ends_reference
 from foveal.kernels.holes import fill_holes, fill_holes_reference
 from foveal.kernels.paths import (
     join_paths,
     join_paths_reference,
-    restore_path_ends,
-    restore_path_ends_reference,
     smooth_paths,
     smooth_paths_reference,
     width_across,
@@ -277,6 +276,9 @@ def test_width_equals_reference(seed):
     found = width_across(mask, points, normals, reach)
     np.testing.assert_allclose(found, width_across_reference(mask, points, normals, reach), atol=1e-9)
     assert 0 < np.isnan(found).sum() < 400
+    clear = distance_to_background(mask, np.rint(points))
+    assert clear.max() > 5
+    np.testing.assert_allclose(width_across(mask, points, normals, reach, clear=clear), found, atol=1e-12)
 
 
 def test_kernels_compile_where_no_cache_can_be_written():

@@ -1,4 +1,4 @@
-"""Operations on many polylines at once, in compressed rows: joining, ends, smoothing, widths across them."""
+"""Operations on many polylines at once, in compressed rows: joining, smoothing, and widths across them."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,6 +7,9 @@ from foveal.kernels.compiled import compiled
 
 _TRUNCATE = 3.0  # the Gaussian ends here, in standard deviations
 _STEP = 0.25  # sampling across a path, in pixels
+# Furthest pixel that a sample reads, from the pixel nearest to the point: half a diagonal from that pixel to
+# the point, and, beyond the way from the point to the sample, a diagonal from there to the pixel read.
+_SAMPLE_REACH = 1.5 * 2**0.5 + 1e-6
 
 
 def join_paths(edges: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,74 +59,6 @@ def join_paths_reference(edges: np.ndarray, offsets: np.ndarray) -> tuple[np.nda
     )
 
 
-def restore_path_ends(
-    mask: np.ndarray, points: np.ndarray, offsets: np.ndarray, half_widths: np.ndarray, free: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lead the free ends of thinned paths straight on to the end of the mask.
-
-    Thinning stops about a half-width before the end of a vessel and bends into one of its corners. The last
-    half-width of each path with a free end is replaced by its tangent there, in points a pixel apart, as far
-    as the mask goes but not beyond three half-widths. A path that is too short to have a tangent stays. Of a
-    path with two free ends, the last is restored before the first.
-
-    Args:
-        mask: (H, W) bool; background outside.
-        points: (P, 2) float64 row and column.
-        offsets: (E + 1,) int64 extent of each path's points; each path has two points or more.
-        half_widths: (P,) float64 half-width of the vessel at each point, in pixels.
-        free: (E, 2) bool, whether the first and the last point of each path is a free end.
-
-    Returns:
-        (Q, 2) float64 points; (E + 1,) int64 offsets; (Q,) float64 half-widths, which at new points are those
-        of the vessel before its end.
-    """
-    points, offsets, half_widths = _restore_ends(
-        np.ascontiguousarray(mask, dtype=bool).view(np.uint8),
-        np.ascontiguousarray(points, dtype=np.float64),
-        np.ascontiguousarray(offsets, dtype=np.int64),
-        np.ascontiguousarray(half_widths, dtype=np.float64),
-        np.ascontiguousarray(free, dtype=np.bool_),
-    )
-    return points.copy(), offsets, half_widths.copy()
-
-
-def restore_path_ends_reference(
-    mask: np.ndarray, points: np.ndarray, offsets: np.ndarray, half_widths: np.ndarray, free: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same path by path; see `restore_path_ends`."""
-
-    def restored(path: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        clear = np.flatnonzero(np.arange(len(path)) >= radius)
-        if not len(clear) or clear[0] + 3 >= len(path):
-            return path, radius
-        start, width = clear[0], radius[clear[0]]
-        direction = path[start] - path[min(start + int(np.ceil(2 * width)) + 4, len(path) - 1)]
-        norm = np.hypot(*direction)
-        if norm == 0:
-            return path, radius
-        ahead = _STEP * np.arange(1, int((3 * width + 2) / _STEP))
-        ray = path[start] + ahead[:, None] * direction / norm
-        pixel = np.rint(ray).astype(np.int64)
-        inside = ((pixel >= 0) & (pixel < mask.shape)).all(axis=1)
-        inside[inside] = mask[tuple(pixel[inside].T)]
-        far = len(ray) if inside.all() else int(np.argmin(inside))
-        new = ray[:far][::-1][:: int(1 / _STEP)]
-        return np.concatenate([new, path[start:]]), np.concatenate([np.full(len(new), width), radius[start:]])
-
-    paths = [np.array(points[:0], np.float64)]
-    radii = [np.array(half_widths[:0], np.float64)]
-    for (first, last), low, high in zip(free, offsets[:-1], offsets[1:], strict=True):
-        path, radius = points[low:high], half_widths[low:high]
-        if last:
-            path, radius = (part[::-1] for part in restored(path[::-1], radius[::-1]))
-        if first:
-            path, radius = restored(path, radius)
-        paths.append(path)
-        radii.append(radius)
-    extent = np.cumsum([len(path) for path in paths]).astype(np.int64)
-    return np.concatenate(paths), extent, np.concatenate(radii)
-
-
 def smooth_paths(
     points: np.ndarray, offsets: np.ndarray, sigma: np.ndarray, closed: np.ndarray
 ) -> np.ndarray:
@@ -171,7 +106,14 @@ def smooth_paths_reference(
     return result
 
 
-def width_across(mask: np.ndarray, points: np.ndarray, normals: np.ndarray, reach: np.ndarray) -> np.ndarray:
+def width_across(
+    mask: np.ndarray,
+    points: np.ndarray,
+    normals: np.ndarray,
+    reach: np.ndarray,
+    *,
+    clear: np.ndarray | None = None,
+) -> np.ndarray:
     """Width of a mask across a path: the integral of the interpolated mask along the normal.
 
     From the point outwards to both sides the mask, bilinearly interpolated, is integrated until it ends: at
@@ -184,6 +126,8 @@ def width_across(mask: np.ndarray, points: np.ndarray, normals: np.ndarray, reac
         points: (P, 2) float64 row and column.
         normals: (P, 2) float64 unit vectors.
         reach: (P,) float64, how far to look to each side, in pixels.
+        clear: (P,) float64 distance from the pixel nearest to each point to the next background pixel, where
+            it is known; samples that must be on the mask are then not read, and the widths are the same.
 
     Returns:
         (P,) float64 widths in pixels; NaN where the point itself is not on the mask.
@@ -193,6 +137,7 @@ def width_across(mask: np.ndarray, points: np.ndarray, normals: np.ndarray, reac
         np.ascontiguousarray(points, dtype=np.float64),
         np.ascontiguousarray(normals, dtype=np.float64),
         np.ascontiguousarray(reach, dtype=np.float64),
+        np.zeros(len(points)) if clear is None else np.ascontiguousarray(clear, dtype=np.float64),
     )
 
 
@@ -289,101 +234,49 @@ def _smooth(points, offsets, sigma, closed):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _restored(mask, path, radius):  # type: ignore[no-untyped-def]
-    """A path that is free at its first point, restored there."""
-    n, start = len(path), 0
-    while start < n and start < radius[start]:
-        start += 1
-    if start + 3 >= n:
-        return path, radius
-    width = radius[start]
-    behind = min(start + int(np.ceil(2 * width)) + 4, n - 1)
-    down, right = path[start, 0] - path[behind, 0], path[start, 1] - path[behind, 1]
-    norm = np.hypot(down, right)
-    if norm == 0:
-        return path, radius
-    far = 0
-    while far + 1 < int((3 * width + 2) / _STEP):
-        ahead = _STEP * (far + 1)
-        row = int(np.rint(path[start, 0] + ahead * down / norm))
-        column = int(np.rint(path[start, 1] + ahead * right / norm))
-        if not (0 <= row < mask.shape[0] and 0 <= column < mask.shape[1] and mask[row, column]):
-            break
-        far += 1
-    new = int(np.ceil(far * _STEP))
-    longer = np.empty((new + n - start, 2), np.float64)
-    wide = np.empty(new + n - start, np.float64)
-    for i in range(new):
-        ahead = _STEP * far - i
-        longer[i, 0] = path[start, 0] + ahead * down / norm
-        longer[i, 1] = path[start, 1] + ahead * right / norm
-        wide[i] = width
-    longer[new:], wide[new:] = path[start:], radius[start:]
-    return longer, wide
-
-
-@compiled
-def _restore_ends(mask, points, offsets, radius, free):  # type: ignore[no-untyped-def]
-    count = len(offsets) - 1
-    room = len(points)
-    for edge in range(count):
-        widest = 0.0
-        for i in range(offsets[edge], offsets[edge + 1]):
-            widest = max(widest, radius[i])
-        room += (np.int64(free[edge, 0]) + np.int64(free[edge, 1])) * int(3 * widest + 3)
-    longer = np.empty((room, 2), np.float64)
-    wide = np.empty(room, np.float64)
-    extent = np.zeros(count + 1, np.int64)
-    for edge in range(count):
-        path, r = points[offsets[edge] : offsets[edge + 1]], radius[offsets[edge] : offsets[edge + 1]]
-        if free[edge, 1]:
-            path, r = _restored(mask, path[::-1].copy(), r[::-1].copy())
-            path, r = path[::-1].copy(), r[::-1].copy()
-        if free[edge, 0]:
-            path, r = _restored(mask, path, r)
-        low, high = extent[edge], extent[edge] + len(path)
-        longer[low:high], wide[low:high] = path, r
-        extent[edge + 1] = high
-    return longer[: extent[count]], extent, wide[: extent[count]]
-
-
-@compiled
-def _interpolated(framed, row, column):  # type: ignore[no-untyped-def]
-    """Bilinear value at a position on the mask, given with a frame of two pixels of background."""
-    top, left = np.floor(row), np.floor(column)
-    down, right = row - top, column - left
-    r, c = int(top) + 2, int(left) + 2
-    return (
-        (1 - down) * (1 - right) * framed[r, c]
-        + (1 - down) * right * framed[r, c + 1]
-        + down * (1 - right) * framed[r + 1, c]
-        + down * right * framed[r + 1, c + 1]
-    )
-
-
-@compiled
-def _width_across(mask, points, normals, reach):  # type: ignore[no-untyped-def]
+def _width_across(mask, points, normals, reach, clear):  # type: ignore[no-untyped-def]
     height, width = mask.shape
-    framed = np.zeros((height + 4, width + 4), np.uint8)
+    stride = width + 4  # a frame of two pixels of background, in which every walk ends
+    framed = np.zeros((height + 4, stride), np.uint8)
     framed[2:-2, 2:-2] = mask
+    flat = framed.reshape(-1)
     widths = np.full(len(points), np.nan)
     for i in range(len(points)):
-        if not (-1 < points[i, 0] < height and -1 < points[i, 1] < width):
+        row, column = points[i, 0], points[i, 1]
+        if not (-1 < row < height and -1 < column < width):
             continue
-        centre = _interpolated(framed, points[i, 0], points[i, 1])
+        centre = _interpolated(flat, stride, row, column)
         if centre < 0.5:
             continue
-        total = centre
-        for side in (-1.0, 1.0):
-            before = centre
-            for k in range(1, int(reach[i] / _STEP) + 1):
-                along = side * _STEP * k
-                # Outside the image the mask is zero, which ends the walk at its first step into the frame.
-                row, column = points[i, 0] + normals[i, 0] * along, points[i, 1] + normals[i, 1] * along
-                value = _interpolated(framed, row, column)
+        most = int(reach[i] / _STEP)
+        ones = min(max(int((clear[i] - _SAMPLE_REACH) / _STEP), 0), most)
+        total = centre + 2 * ones
+        for side in (-_STEP, _STEP):
+            before = centre if ones == 0 else 1.0
+            for k in range(ones + 1, most + 1):
+                along = side * k
+                value = _interpolated(
+                    flat, stride, row + normals[i, 0] * along, column + normals[i, 1] * along
+                )
                 if value <= 0.0 or (before < 0.5 and value > before):
                     break
                 total += value
                 before = value
         widths[i] = _STEP * total
     return widths
+
+
+@compiled
+def _interpolated(flat, stride, row, column):  # type: ignore[no-untyped-def]
+    """Bilinear value at a position on the mask, given with a frame of two pixels of background."""
+    top, left = np.floor(row), np.floor(column)
+    p = np.uintp((int(top) + 2) * stride + int(left) + 2)
+    q = p + np.uintp(stride)
+    a, b, c, d = flat[p], flat[p + np.uintp(1)], flat[q], flat[q + np.uintp(1)]
+    pixels = a + b + c + d
+    if pixels == 4:
+        return 1.0
+    if pixels == 0:
+        return 0.0
+    down, right = row - top, column - left
+    return (1 - down) * (1 - right) * a + (1 - down) * right * b + down * (1 - right) * c + down * right * d

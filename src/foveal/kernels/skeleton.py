@@ -13,6 +13,8 @@ from foveal.kernels.compiled import compiled
 
 # Direct neighbours first. Every trace follows this order.
 _STEPS = ((-1, 0), (0, -1), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
+_OPPOSITE = (3, 2, 1, 0, 7, 6, 5, 4)
+_BESIDE = ((0, 1), (0, 2), (3, 1), (3, 2))  # the two direct neighbours that each diagonal one lies between
 
 
 class SkeletonTrace(NamedTuple):
@@ -44,7 +46,7 @@ def skeleton_degree(skeleton: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: `skeleton` is not two-dimensional.
     """
-    _, _, degree = _adjacency(_validated(skeleton).view(np.uint8))
+    _, _, _, degree = _adjacency(_validated(skeleton).view(np.uint8))
     result = np.zeros(skeleton.shape, np.uint8)
     result[skeleton.astype(bool)] = degree
     return result
@@ -148,45 +150,49 @@ def _validated(skeleton: np.ndarray) -> np.ndarray:
 
 @compiled
 def _adjacency(skeleton):  # type: ignore[no-untyped-def]
-    """Padded image of pixel numbers, (n, 8) neighbours of each pixel, (n,) their number."""
+    """Of n pixels in reading order: (n, 2) positions; (n, 8) numbers of the pixels around, -1 for background;
+    (n, 4) neighbours under mixed adjacency; (n,) their number."""
     height, width = skeleton.shape
-    index = np.full((height + 2, width + 2), -1, np.int32)
     n = 0
     for row in range(height):
         for column in range(width):
-            if skeleton[row, column]:
-                index[row + 1, column + 1] = n
-                n += 1
-    neighbours = np.full((n, 8), -1, np.int32)
-    degree = np.zeros(n, np.uint8)
-    for row in range(1, height + 1):
-        for column in range(1, width + 1):
-            p = index[row, column]
-            if p < 0:
+            n += skeleton[row, column]
+    positions = np.empty((n, 2), np.int64)
+    around = np.full((n, 8), -1, np.int64)
+    # Numbers of the pixels of the row above and of this row; an entry holds if it is that of its position.
+    above, here = np.zeros(width + 2, np.int64), np.zeros(width + 2, np.int64)
+    p = 0
+    for row in range(height):
+        for column in range(width):
+            if not skeleton[row, column]:
                 continue
-            for step in _STEPS:
-                q = index[row + step[0], column + step[1]]
-                if step[0] != 0 and step[1] != 0:
-                    linked = index[row + step[0], column] >= 0 or index[row, column + step[1]] >= 0
-                else:
-                    linked = False
-                if q >= 0 and not linked:
-                    neighbours[p, degree[p]] = q
-                    degree[p] += 1
-    return index, neighbours, degree
+            positions[p, 0], positions[p, 1] = row, column
+            here[column + 1] = p
+            for k in (0, 1, 4, 5):  # what lies before it in reading order
+                i, j = row + _STEPS[k][0], column + _STEPS[k][1]
+                if i >= 0 and 0 <= j < width and skeleton[i, j]:
+                    q = here[j + 1] if i == row else above[j + 1]
+                    around[p, k] = q
+                    around[q, _OPPOSITE[k]] = p
+            p += 1
+        above, here = here, above
+
+    neighbours = np.full((n, 4), -1, np.int64)
+    degree = np.zeros(n, np.uint8)
+    for p in range(n):
+        for k in range(8):
+            if around[p, k] < 0:
+                continue
+            linked = k > 3 and (around[p, _BESIDE[k - 4][0]] >= 0 or around[p, _BESIDE[k - 4][1]] >= 0)
+            if not linked:
+                neighbours[p, degree[p]] = around[p, k]
+                degree[p] += 1
+    return positions, around, neighbours, degree
 
 
 @compiled
-def _trace(index, neighbours, degree):  # type: ignore[no-untyped-def]
+def _trace(positions, around, neighbours, degree):  # type: ignore[no-untyped-def]
     n = len(degree)
-    rows = np.empty(n, np.int64)
-    columns = np.empty(n, np.int64)
-    for row in range(1, index.shape[0] - 1):
-        for column in range(1, index.shape[1] - 1):
-            if index[row, column] >= 0:
-                rows[index[row, column]] = row - 1
-                columns[index[row, column]] = column - 1
-
     # Nodes: members of node k are members[start[k]:start[k + 1]], breadth first.
     label = np.full(n, -1, np.int64)
     members = np.empty(n, np.int64)
@@ -203,18 +209,16 @@ def _trace(index, neighbours, degree):  # type: ignore[no-untyped-def]
             pixel = members[done]
             done += 1
             contacts += degree[pixel]
-            nodes[count, 0] += rows[pixel]
-            nodes[count, 1] += columns[pixel]
+            nodes[count] += positions[pixel]
             if degree[pixel] < 3:
                 continue
-            for step in _STEPS:
-                q = index[rows[pixel] + 1 + step[0], columns[pixel] + 1 + step[1]]
+            for k in range(8):
+                q = around[pixel, k]
                 if q >= 0 and degree[q] > 2 and label[q] < 0:
                     label[q] = count
                     members[filled] = q
                     filled += 1
-        nodes[count, 0] /= filled - start[count]
-        nodes[count, 1] /= filled - start[count]
+        nodes[count] /= filled - start[count]
         count += 1
         start[count] = filled
 
@@ -235,25 +239,25 @@ def _trace(index, neighbours, degree):  # type: ignore[no-untyped-def]
                 continue
             node, first, last = count, filled, filled + 1
             label[p] = node
-            nodes[node, 0], nodes[node, 1] = rows[p], columns[p]
+            nodes[node] = positions[p]
             members[filled] = p
             filled += 1
             count += 1
         for m in range(first, last):
             for k in range(degree[members[m]]):
-                before, pixel = members[m], np.int64(neighbours[members[m], k])
+                before, pixel = members[m], neighbours[members[m], k]
                 if visited[pixel] or (0 <= label[pixel] <= node):
                     continue
-                points[length, 0], points[length, 1] = nodes[node, 0], nodes[node, 1]
+                points[length] = nodes[node]
                 length += 1
                 while label[pixel] < 0:
                     visited[pixel] = True
-                    points[length, 0], points[length, 1] = rows[pixel], columns[pixel]
+                    points[length] = positions[pixel]
                     length += 1
                     onward = neighbours[pixel, 0] if neighbours[pixel, 0] != before else neighbours[pixel, 1]
-                    before, pixel = pixel, np.int64(onward)
+                    before, pixel = pixel, onward
                 end = label[pixel]
-                points[length, 0], points[length, 1] = nodes[end, 0], nodes[end, 1]
+                points[length] = nodes[end]
                 length += 1
                 edges[traced, 0], edges[traced, 1] = node, end
                 traced += 1

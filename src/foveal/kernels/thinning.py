@@ -49,7 +49,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: `mask` is not two-dimensional.
     """
-    return _thin(_validated(mask).view(np.uint8), _TABLE).view(bool)
+    return _thin(_validated(mask).view(np.uint8), _TABLE, _NEW_PASSES)
 
 
 def thin_reference(mask: np.ndarray) -> np.ndarray:
@@ -94,70 +94,78 @@ def _deleting_passes() -> np.ndarray:
 _TABLE = _deleting_passes()
 
 
+# What is known of a pixel is one number: its neighbourhood, the passes it waits for, whether it is there.
+_WAITS, _THERE = 8, 1 << 10
+
+
+def _new_passes() -> np.ndarray:
+    """(2048,) uint8: the passes that a pixel does not wait for yet but that would delete it."""
+    known = np.arange(2 * _THERE)
+    return np.where(known & _THERE, _TABLE[known & 255] & ~(known >> _WAITS), 0).astype(np.uint8)
+
+
+_NEW_PASSES = _new_passes()
+
+
 @compiled
-def _thin(mask, table):  # type: ignore[no-untyped-def]
+def _thin(mask, table, new_passes):  # type: ignore[no-untyped-def]
     height, width = mask.shape
     stride = width + 2  # a frame of background around the image
-    # Of each pixel: bits 0 and 1 whether it waits for the first and the second pass, bit 2 whether it is in.
-    there = np.uint8(4)
-    framed = np.zeros((height + 2, stride), np.uint8)
+    framed = np.zeros((height + 2, stride), np.uint16)
     count = 0
     for row in range(height):
         for column in range(width):
-            framed[row + 1, column + 1] = mask[row, column] << 2
+            framed[row + 1, column + 1] = mask[row, column] * np.uint16(_THERE)
             count += mask[row, column]
-    state = framed.reshape(-1)
-    around = np.zeros(state.size, np.uint8)
+    known = framed.reshape(-1)
+    steps = np.array([row * stride + column for row, column in _STEPS])
+    left = np.array([0xFFFF - (1 << (bit + 4) % 8) for bit in range(8)], np.uint16)
     waiting = np.empty((2, count), np.int64)
+    deleted = np.empty(count, np.int64)
     length = np.zeros(2, np.int64)
     for row in range(1, height + 1):
         for column in range(1, width + 1):
             if framed[row, column] == 0:
                 continue
+            p = row * stride + column
             number = 0
             for bit in range(8):
-                step = _STEPS[bit]
-                number |= (framed[row + step[0], column + step[1]] >> 2) << bit
-            p = row * stride + column
-            around[p] = number
+                number |= (known[p + steps[bit]] >= _THERE) << bit
+            known[p] |= number
             passes = table[number]
             if passes:
-                state[p] |= passes
+                known[p] |= np.uint16(passes) << _WAITS
                 for which in range(2):
                     if passes >> which & 1:
                         waiting[which, length[which]] = p
                         length[which] += 1
 
-    steps = np.array([row * stride + column for row, column in _STEPS])
-    kept = np.array([255 - (1 << (bit + 4) % 8) for bit in range(8)], np.uint8)
-    deleted = np.empty(count, np.int64)
     while length[0] + length[1] > 0:
         for which in range(2):
-            this = np.uint8(1 << which)
             gone = 0
             for i in range(length[which]):
                 p = waiting[which, i]
-                if state[p] & there and table[around[p]] & this:
-                    state[p] = 0
+                if known[p] & _THERE and table[known[p] & 255] >> which & 1:
+                    known[p] = 0
                     deleted[gone] = p
                     gone += 1
                 else:
-                    state[p] &= ~this
+                    known[p] &= ~(1 << (_WAITS + which))
             length[which] = 0
             for i in range(gone):
                 for bit in range(8):
                     q = deleted[i] + steps[bit]
-                    around[q] &= kept[bit]
-                    passes = table[around[q]] & ~state[q]
-                    if passes and state[q] & there:
-                        state[q] |= passes
+                    known[q] &= left[bit]
+                    passes = new_passes[known[q]]
+                    if passes:
+                        known[q] |= np.uint16(passes) << _WAITS
                         for later in range(2):
                             if passes >> later & 1:
                                 waiting[later, length[later]] = q
                                 length[later] += 1
 
-    skeleton = np.empty((height, width), np.uint8)
+    skeleton = np.empty((height, width), np.bool_)
     for row in range(height):
         for column in range(width):
-            skeleton[row, column] = framed[row + 1, column + 1] >> 2
+            skeleton[row, column] = framed[row + 1, column + 1] >= _THERE
     return skeleton

@@ -148,9 +148,11 @@ def vessel_graph(
     solid = fill_holes(turned, hole_area)
     distance = BackgroundDistance(solid)
 
-    traced = Paths(*trace_skeleton(thin(solid)))
+    trace = trace_skeleton(thin(solid))
+    traced = Paths(*trace, half_widths=half_widths(distance, trace.points))
     simple = simplify(distance, traced, spur_factor=spur_factor, merge_factor=merge_factor)
-    (nodes, edges, offsets, points), radii = restore_ends(solid, distance, simple)
+    paths, radii = restore_ends(solid, distance, simple)
+    nodes, edges, offsets, points = paths.nodes, paths.edges, paths.offsets, paths.points
     widths = np.zeros(0)
     degree = np.bincount(edges.ravel(), minlength=len(nodes))
     if len(edges):
@@ -160,7 +162,8 @@ def vessel_graph(
         rings = (edges[:, 0] == edges[:, 1]) & (degree[edges[:, 0]] == 2)
         points = smooth_paths(points, offsets, sigma, rings)
         nodes[edges[rings, 0]] = points[offsets[:-1][rings]]
-        widths = width_across(solid, points, _normals(points, offsets), 2 * half_width + 2)
+        clear = distance.at(np.clip(np.rint(points), 0, np.array(solid.shape) - 1))
+        widths = width_across(solid, points, _normals(points, offsets), 2 * half_width + 2, clear=clear)
         widths[_near_nodes(points, offsets, reach)] = np.nan
 
     kept = degree > 0

@@ -1,32 +1,39 @@
 """From a traced skeleton to vessels: rules for spurs, loops, split junctions, crossings and free ends."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from foveal.kernels.distance import BackgroundDistance
-from foveal.kernels.paths import join_paths, restore_path_ends
+from foveal.kernels.ends import restore_path_ends
+from foveal.kernels.paths import join_paths
 
 CROSSING_REACH = 6.0  # longest shared stretch of two crossing vessels, in half-widths
 CROSSING_BEND = 30.0  # degrees that a vessel may bend where it crosses another
 
 
-class Paths(NamedTuple):
-    """Nodes and the paths between them, in pixels; see `foveal.kernels.skeleton.SkeletonTrace`."""
+@dataclass(frozen=True)
+class Paths:
+    """Nodes and the paths between them, in pixels; see `foveal.kernels.skeleton.SkeletonTrace`.
+
+    Beside the arrays of a trace it holds the (P,) `half_widths` of the vessel at the points.
+    """
 
     nodes: np.ndarray
     edges: np.ndarray
     offsets: np.ndarray
     points: np.ndarray
+    half_widths: np.ndarray
 
-    @property
+    @cached_property
     def degrees(self) -> np.ndarray:
         """(N,) number of edge ends at each node."""
         return np.bincount(self.edges.ravel(), minlength=len(self.nodes))
 
-    @property
+    @cached_property
     def arcs(self) -> np.ndarray:
         """(E,) length of each path."""
         return sum_by_path(steps(self.points, self.offsets), self.offsets)
@@ -63,19 +70,22 @@ def simplify(distance: BackgroundDistance, paths: Paths, *, spur_factor: float, 
     Returns:
         What is left; nodes without an edge may be among its nodes.
     """
+    joined = False  # a trace is not: where a ripple of a wall was cut off, two edges may meet at a node
     while len(paths.edges):
-        before = paths
-        paths = _joined(_without(paths, _artefacts(distance, paths, spur_factor)))
-        if len(paths.edges) == len(before.edges):
+        before = len(paths.edges)
+        artefacts = _artefacts(distance, paths, spur_factor)
+        if artefacts.any() or not joined:
+            paths, joined = _joined(_without(paths, artefacts)), True
+        if len(paths.edges) == before:
             merge = _split_nodes(distance, paths, merge_factor)
             if not merge.any():
                 break
-            paths = _joined(_merged(paths, merge))
+            paths = _joined(_merged(distance, paths, merge))
     return paths
 
 
 def restore_ends(mask: np.ndarray, distance: BackgroundDistance, paths: Paths) -> tuple[Paths, np.ndarray]:
-    """Lead every free end straight on to the end of its vessel, as `foveal.kernels.paths.restore_path_ends`.
+    """Lead every free end straight on to the end of its vessel, as `foveal.kernels.ends.restore_path_ends`.
 
     Args:
         mask: (H, W) bool, the mask that was thinned.
@@ -88,18 +98,16 @@ def restore_ends(mask: np.ndarray, distance: BackgroundDistance, paths: Paths) -
     edges = paths.edges
     nodes, radii = paths.nodes.copy(), half_widths(distance, paths.nodes)
     free = paths.degrees[edges] == 1
-    points, offsets, width = restore_path_ends(
-        mask, paths.points, paths.offsets, half_widths(distance, paths.points), free
-    )
+    points, offsets, width = restore_path_ends(mask, paths.points, paths.offsets, paths.half_widths, free)
     ends = np.stack([offsets[:-1], offsets[1:] - 1], axis=1)[free]
     nodes[edges[free]], radii[edges[free]] = points[ends], width[ends]
-    return Paths(nodes, edges, offsets, points), radii
+    return Paths(nodes, edges, offsets, points, width), radii
 
 
 def _artefacts(distance: BackgroundDistance, paths: Paths, spur_factor: float) -> np.ndarray:
     """(E,) bool: spurs and specks, and closed paths within the circle inscribed at their node."""
     edges, arcs = paths.edges, paths.arcs
-    widest = np.maximum.reduceat(half_widths(distance, paths.points), paths.offsets[:-1])
+    widest = np.maximum.reduceat(paths.half_widths, paths.offsets[:-1])
     free = (paths.degrees[edges] == 1).any(axis=1)
     closed = edges[:, 0] == edges[:, 1]
     circle = 2 * np.pi * half_widths(distance, paths.nodes)[edges[:, 0]]
@@ -155,27 +163,34 @@ def _is_crossing(paths: Paths, candidates: np.ndarray, radius: np.ndarray) -> np
 def _without(paths: Paths, dropped: np.ndarray) -> Paths:
     lengths = np.diff(paths.offsets)
     offsets = np.concatenate([[0], np.cumsum(lengths[~dropped])]).astype(np.int64)
-    return Paths(paths.nodes, paths.edges[~dropped], offsets, paths.points[np.repeat(~dropped, lengths)])
+    kept = np.repeat(~dropped, lengths)
+    return Paths(paths.nodes, paths.edges[~dropped], offsets, paths.points[kept], paths.half_widths[kept])
 
 
 def _joined(paths: Paths) -> Paths:
     edges, offsets, positions = join_paths(paths.edges, paths.offsets)
-    return Paths(paths.nodes, edges, offsets, paths.points[positions])
+    return Paths(paths.nodes, edges, offsets, paths.points[positions], paths.half_widths[positions])
 
 
-def _merged(paths: Paths, merge: np.ndarray) -> Paths:
+def _merged(distance: BackgroundDistance, paths: Paths, merge: np.ndarray) -> Paths:
     """Shrink the marked edges to one node each, at the mean of their nodes; other paths grow to reach it."""
     count = len(paths.nodes)
     links = coo_array((np.ones(merge.sum()), tuple(paths.edges[merge].T)), shape=(count, count))
     groups, group = connected_components(links, directed=False)
     size = np.bincount(group, minlength=groups)
     centres = np.stack([np.bincount(group, axis, groups) / size for axis in paths.nodes.T], axis=1)
-    _, edges, offsets, points = _without(paths, merge)
-    moved = size[group][edges] > 1
-    edges = group[edges]
+    rest = _without(paths, merge)
+    moved = size[group][rest.edges] > 1
+    edges = group[rest.edges]
     # A path whose node moved gets the new centre before its first, or behind its last, point. Positions
     # ascend along the list, the end of one path before the start of the next.
-    place = np.stack([offsets[:-1], offsets[1:]], axis=1)[moved]
-    points = np.insert(points, place, centres[edges[moved]], axis=0)
-    lengths = np.diff(offsets) + moved.sum(axis=1)
-    return Paths(centres, edges, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), points)
+    place = np.stack([rest.offsets[:-1], rest.offsets[1:]], axis=1)[moved]
+    new = centres[edges[moved]]
+    lengths = np.diff(rest.offsets) + moved.sum(axis=1)
+    return Paths(
+        nodes=centres,
+        edges=edges,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        points=np.insert(rest.points, place, new, axis=0),
+        half_widths=np.insert(rest.half_widths, place, half_widths(distance, new)),
+    )
