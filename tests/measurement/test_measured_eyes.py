@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from vessel_shapes import full_field
 
-from foveal.measurement.biomarkers import measure_vessels
+from foveal.measurement.eye import Eye
 from foveal.measurement.graph import NodeKind, vessel_graph
+from foveal.measurement.measure import measure_eye
 from foveal.scans.synthetic import synthesize_eye
 
 # From the published ranges of 30 to 45 degree photographs, with room for two labelling habits.
@@ -16,11 +17,11 @@ PLAUSIBLE = {
     "vessel_density": (0.03, 0.18),
     "vessel_length_field": (6, 22),
     "vessel_calibre_field": (3, 10),
-    "tortuosity_median": (1.0, 1.1),
-    "tortuosity_total": (1.0, 1.15),
-    "fractal_dimension": (1.3, 1.75),
-    "endpoints": (15, 150),
-    "branch_points": (10, 150),
+    "vessel_tortuosity_distance_median": (1.0, 1.1),
+    "vessel_tortuosity_index": (1.0, 1.15),
+    "vessel_fractal_dimension": (1.3, 1.75),
+    "vessel_endpoints": (15, 150),
+    "vessel_branch_points": (10, 150),
 }
 
 
@@ -37,7 +38,7 @@ def test_real_masks_have_plausible_values(data_root):
     for path in paths:
         with Image.open(path) as image:
             vessels = np.array(image) > 0
-        values = measure_vessels(vessels, full_field(vessels.shape))
+        values = measure_eye(Eye(full_field(vessels.shape), vessels))
         for name, (low, high) in PLAUSIBLE.items():
             assert low <= values[name] <= high, (path.name, name)
 
@@ -63,7 +64,7 @@ def test_crossings_are_where_an_artery_meets_a_vein(data_root):
 @pytest.mark.parametrize("seed", [3, 4])
 def test_synthetic_eye_is_measured_near_its_ground_truth(seed):
     eye = synthesize_eye(seed, size=1024)
-    values = measure_vessels(eye.vessels, eye.field)
+    values = measure_eye(Eye(eye.field, eye.vessels))
     lengths = np.concatenate([np.hypot(*np.diff(s.points, axis=0).T) for s in eye.segments])
     widths = np.concatenate([(s.widths[1:] + s.widths[:-1]) / 2 for s in eye.segments])
     assert values["vessel_length_px"] == pytest.approx(lengths.sum(), rel=0.06)
@@ -76,9 +77,9 @@ def test_synthetic_eye_is_measured_near_its_ground_truth(seed):
 @pytest.mark.parametrize("seed", [3, 4])
 def test_synthetic_arteries_have_their_length_and_branch_points(seed):
     eye = synthesize_eye(seed, size=1024)
-    values = measure_vessels(np.isin(eye.artery_vein, (1, 3)), eye.field)
+    values = measure_eye(Eye(eye.field, arteries=np.isin(eye.artery_vein, (1, 3))))
     arteries = [segment for segment in eye.segments if segment.kind == "artery"]
     length = sum(np.hypot(*np.diff(segment.points, axis=0).T).sum() for segment in arteries)
     branches = sum(eye.segments[point.parent].kind == "artery" for point in eye.branch_points)
-    assert values["vessel_length_px"] == pytest.approx(length, rel=0.02)
-    assert values["branch_points"] == pytest.approx(branches, rel=0.15)
+    assert values["artery_length_px"] == pytest.approx(length, rel=0.02)
+    assert values["artery_branch_points"] == pytest.approx(branches, rel=0.15)

@@ -13,6 +13,8 @@ from foveal.measurement.landmarks import Disc
 
 ROOT_REACH = 1.25  # of the disc's radius: free ends this near to its centre are where vessels begin
 CROSSING_BEND = 45.0  # degrees that a vessel may bend where it crosses another
+DIRECTION_SKIP = 2.5  # half-widths of a junction that are left out of the direction of its arms
+DIRECTION_WIDTHS, DIRECTION_LEAST = 4.0, 15.0  # widths, and at least pixels, that it is fitted over
 CONTINUATION_BEND = 60.0  # degrees that a vessel may bend where a branch leaves it
 
 
@@ -123,13 +125,14 @@ def root_graph(graph: VesselGraph, disc: Disc | None = None) -> VesselTree:
        degrees; with two pairs or more each pair is a vessel of its own, and an end that is left over branches
        off the straightest pair.
     2. Vessels begin at the free ends within 1.25 radii of the disc's centre. A connected part without any
-       begins at its node nearest to the disc, and without a disc at its widest free end (at its widest node
-       if it has no free end): vessels taper.
+       begins at its free end nearest to the disc, and without a disc at the free end of its widest edge,
+       since vessels taper (a part without free ends at such a node).
     3. Along shortest paths from there, the parent of an edge is the edge by which the nearer of its ends is
        reached. This also directs the loops of a map in which arteries and veins touch.
 
-    The direction of an end is that of a line fitted to the centre line from the wall of the junction (its
-    half-width) on, over three widths or at least 10 pixels.
+    The direction of an end is that of a line fitted to the centre line from 2.5 half-widths of the junction
+    on, over four widths or at least 15 pixels: nearer to it the centre lines of two vessels that are still
+    one bend into one another.
 
     Args:
         graph: of `vessel_graph`; with a disc, of the vessels outside of it.
@@ -140,16 +143,15 @@ def root_graph(graph: VesselGraph, disc: Disc | None = None) -> VesselTree:
     """
     edges = graph.edges
     width = np.nan_to_num(graph.edge_widths, nan=0.0)
-    skip = graph.radii[edges]
-    directions = end_directions(
-        graph.points, graph.offsets, skip, np.maximum(3.0 * width, 10.0)[:, None] * np.ones((1, 2))
-    ).reshape(-1, 2)
+    skip = DIRECTION_SKIP * graph.radii[edges]
+    reach = np.repeat(np.maximum(DIRECTION_WIDTHS * width, DIRECTION_LEAST), 2).reshape(-1, 2)
+    directions = end_directions(graph.points, graph.offsets, skip, reach).reshape(-1, 2)
     joints = _pass_crossings(graph, directions)
-    roots = _roots(graph, joints, disc)
-    distance, arrival = _reach_from(graph, joints, np.unique(joints[np.isin(edges.ravel(), roots)]))
+    beginnings = _beginnings(graph, joints, disc)
+    distance, arrival = _reach_from(graph, joints, np.unique(joints[beginnings]))
     near = (distance[joints[1::2]] < distance[joints[::2]]).astype(np.int64)
     parents = arrival[joints[2 * np.arange(len(edges)) + near]] if len(edges) else np.zeros(0, np.int64)
-    return VesselTree(graph, joints, roots, near, parents, directions)
+    return VesselTree(graph, joints, np.unique(edges.ravel()[beginnings]), near, parents, directions)
 
 
 def _pass_crossings(graph: VesselGraph, directions: np.ndarray) -> np.ndarray:
@@ -179,8 +181,8 @@ def _pass_crossings(graph: VesselGraph, directions: np.ndarray) -> np.ndarray:
     return joints
 
 
-def _roots(graph: VesselGraph, joints: np.ndarray, disc: Disc | None) -> np.ndarray:
-    """Nodes at which trees begin, at least one for each connected part."""
+def _beginnings(graph: VesselGraph, joints: np.ndarray, disc: Disc | None) -> np.ndarray:
+    """Ends at which trees begin, at least one for each connected part."""
     if not len(graph.edges):
         return np.zeros(0, np.int64)
     number = int(joints.max()) + 1
@@ -190,16 +192,16 @@ def _roots(graph: VesselGraph, joints: np.ndarray, disc: Disc | None) -> np.ndar
     part = part_of_joint[joints]  # of each end; the parts of a crossing's node may be several
     free = graph.kinds[ends] == NodeKind.ENDPOINT
     if disc is None:
-        rank = np.where(free, graph.radii[ends] + graph.radii.max() + 1.0, graph.radii[ends])
+        rank = np.repeat(np.nan_to_num(graph.edge_widths, nan=0.0), 2)
         beginning = np.zeros(len(ends), bool)
     else:
         rank = -np.hypot(*(graph.nodes[ends] - disc.center).T)
         beginning = free & (-rank <= ROOT_REACH * disc.radius)
     served = np.zeros(number, bool)
     served[part[beginning]] = True
-    order = np.lexsort((-rank, part))
+    order = np.lexsort((-rank, ~free, part))
     best = order[np.append(True, np.diff(part[order]) > 0)]
-    return np.unique(np.concatenate([ends[beginning], ends[best[~served[part[best]]]]]))
+    return np.concatenate([np.flatnonzero(beginning), best[~served[part[best]]]])
 
 
 def _reach_from(graph: VesselGraph, joints: np.ndarray, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,8 +44,9 @@ def _perimeter(m: VesselMeasurement) -> float:
 
 @register("perimeter_px", "Vessel perimeter", "px", PVBM)
 def perimeter_px(m: VesselMeasurement) -> float:
-    """Length of the borders of all vessels in the field, by Crofton's formula over four directions (after
-    which a disc's perimeter is right to 1 %, where counting steps of 1 and sqrt 2 is 5 % off), in pixels."""
+    """Length of the borders of all vessels in the field, by Crofton's formula over four directions, in
+    pixels. One straight border can be 6 % off, depending on its direction; over all directions, as around
+    a disc, the sum is right to 1 %. Counting steps of 1 and sqrt 2 gives 5 % too much for a disc."""
     return _perimeter(m)
 
 
