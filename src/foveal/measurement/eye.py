@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SHORTEST_SEGMENT = 0.01  # of the field's diameter; shorter segments say nothing of tortuosity
 CURVATURE_REACH = 0.01  # of the field's diameter, to each side of a point
 SPARSITY_ROWS = 400  # at least as many rows across the field are looked at
+AVASCULAR = 1 / 6  # of the disc-fovea distance: the radius around the fovea that sparsity leaves out
 LEAST_TURN = 0.1  # radians by which a vessel must turn back for an inflection
 NO_VESSEL = "no vessel was found in the field"
 
@@ -219,6 +220,23 @@ class Course:
     names: np.ndarray
 
 
+@dataclass(frozen=True)
+class Gaps:
+    """The retina between vessels.
+
+    Attributes:
+        distances: (ceil(H / n), W) distance to the nearest vessel in pixels, on every n-th row (`Eye.row_step`).
+        counted: (ceil(H / n), W) bool, where it counts.
+        mean: of the distances that count, in pixels.
+        largest: of them, in pixels.
+    """
+
+    distances: np.ndarray
+    counted: np.ndarray
+    mean: float
+    largest: float
+
+
 class VesselMeasurement:
     """All that a biomarker may look at: the vessels of one kind, in a region or everywhere.
 
@@ -307,6 +325,28 @@ class VesselMeasurement:
         inside = self.within(self.layer.middles)
         share = np.bincount(vessels, np.where(inside, self.graph.arcs, 0.0), len(arcs))
         return self._course(arcs, chords, turn, measured, inflections, share >= 0.5 * arcs, "vessel")
+
+    @cached_property
+    def gaps(self) -> Gaps:
+        """The retina between vessels of the region, but for pixels nearer to the border of the field than to a
+        vessel, whose nearest vessel may be out of sight, and, where disc and fovea are known, but for those
+        around the fovea, which has no vessels; missing where nothing is left."""
+        if not self.layer.mask.any():
+            raise MissingError(NO_VESSEL)
+        step, distances = self.eye.row_step, self.layer.distance_rows
+        counted = self.visible[::step] & (distances > 0) & (distances <= self.eye.border_rows)
+        landmarks = self.eye.landmarks
+        if landmarks.disc is not None and landmarks.fovea is not None:
+            row, column = landmarks.fovea
+            reach = AVASCULAR * landmarks.disc_fovea_distance
+            rows = np.arange(0, self.field.mask.shape[0], step)[:, None]
+            counted &= (rows - row) ** 2 + (np.arange(counted.shape[1]) - column) ** 2 > reach**2
+        found = distances[counted]
+        if not len(found):
+            raise MissingError(
+                "no pixel between vessels is nearer to a vessel than to the border of the field"
+            )
+        return Gaps(distances, counted, float(found.mean(dtype=np.float64)), float(found.max()))
 
     def _course(
         self,
