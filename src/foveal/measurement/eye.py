@@ -225,7 +225,7 @@ class Gaps:
     """The retina between vessels.
 
     Attributes:
-        distances: (ceil(H / n), W) distance to the nearest vessel in pixels, on every n-th row (`Eye.row_step`).
+        distances: (ceil(H / n), W) distance to the nearest vessel in pixels; n is `Eye.row_step`.
         counted: (ceil(H / n), W) bool, where it counts.
         mean: of the distances that count, in pixels.
         largest: of them, in pixels.
@@ -328,8 +328,8 @@ class VesselMeasurement:
 
     @cached_property
     def gaps(self) -> Gaps:
-        """The retina between vessels of the region, but for pixels nearer to the border of the field than to a
-        vessel, whose nearest vessel may be out of sight, and, where disc and fovea are known, but for those
+        """The retina between vessels of the region, without pixels nearer to the border of the field than to
+        a vessel, whose nearest vessel may be out of sight, and, where disc and fovea are known, without those
         around the fovea, which has no vessels; missing where nothing is left."""
         if not self.layer.mask.any():
             raise MissingError(NO_VESSEL)
