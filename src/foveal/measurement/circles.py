@@ -28,7 +28,7 @@ class Crossings(NamedTuple):
 
 
 def circle_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
-    """Vessels that lead outwards through circles around the disc's centre.
+    """Vessels that lead outwards through circles around the disc's centre, found once for the same circles.
 
     Of a whole vessel that passes a circle more than once only its widest crossing counts. The width is the
     mean over four points of the centre line to each side; where junctions leave none of these, the mean of
@@ -41,6 +41,11 @@ def circle_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
     Raises:
         MissingError: the disc is not known, or no circle is half visible.
     """
+    key = ("circles", m.region, radii.tobytes())
+    return m.layer.keep(key, lambda: _find_crossings(m, radii))
+
+
+def _find_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
     disc = m.eye.landmarks.known_disc
     radii = radii[[_visible_share(m, float(radius)) >= VISIBLE for radius in radii]]
     if not len(radii):

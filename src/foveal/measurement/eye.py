@@ -1,8 +1,9 @@
 """What is measured: an eye, the vessels of one kind in it, and the part of them within a region."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from foveal.measurement.tree import VesselTree, root_graph
 
 if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
+
+Kept = TypeVar("Kept")
 
 SHORTEST_SEGMENT = 0.01  # of the field's diameter; shorter segments say nothing of tortuosity
 CURVATURE_REACH = 0.01  # of the field's diameter, to each side of a point
@@ -134,6 +137,13 @@ class VesselLayer:
 
     def __init__(self, eye: Eye, kind: Kind, mask: np.ndarray) -> None:
         self.eye, self.kind, self.mask = eye, kind, mask
+        self._kept: dict[Hashable, Any] = {}
+
+    def keep(self, key: Hashable, compute: Callable[[], Kept]) -> Kept:
+        """What `compute` gives, computed once for this key."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
 
     @cached_property
     def graph(self) -> VesselGraph:
