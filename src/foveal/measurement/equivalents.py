@@ -32,7 +32,7 @@ def knudtson_equivalent(widths: np.ndarray, kind: Literal["artery", "vein"]) -> 
         ValueError: a width is not a positive number, or `kind` is neither.
     """
     factor = KNUDTSON[_checked(kind)]
-    return _combine(widths, lambda narrow, wide: factor * np.hypot(narrow, wide))
+    return combine_widths(widths, lambda narrow, wide: factor * np.hypot(narrow, wide))
 
 
 def hubbard_equivalent(widths_um: np.ndarray, kind: Literal["artery", "vein"]) -> float:
@@ -52,7 +52,7 @@ def hubbard_equivalent(widths_um: np.ndarray, kind: Literal["artery", "vein"]) -
         ValueError: a width is not a positive number, or `kind` is neither.
     """
     formula = _hubbard_artery if _checked(kind) == "artery" else _hubbard_vein
-    return _combine(widths_um, formula)
+    return combine_widths(widths_um, formula)
 
 
 def _hubbard_artery(narrow: np.ndarray, wide: np.ndarray) -> np.ndarray:
@@ -69,7 +69,20 @@ def _checked(kind: str) -> str:
     return kind
 
 
-def _combine(widths: np.ndarray, formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+def combine_widths(widths: np.ndarray, formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+    """Combine the six widest vessels pairwise, widest with narrowest, until one is left.
+
+    Args:
+        widths: (n,) positive vessel widths, in any order.
+        formula: from the narrower and the wider widths of pairs, both (k,), to the (k,) widths of their
+            parent vessels.
+
+    Returns:
+        The width of the last one; NaN for none.
+
+    Raises:
+        ValueError: a width is not a positive number.
+    """
     left = np.sort(np.asarray(widths, np.float64).ravel())[::-1][:LARGEST]
     if not (np.isfinite(widths).all() and (left > 0).all()):
         raise ValueError(f"widths must be positive numbers, got {widths}")
