@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from vessel_shapes import arc, bar, star, tree
+from vessel_shapes import arc, arm, bar, star, tree
 
 from foveal.measurement.graph import NodeKind, vessel_graph
 from foveal.measurement.orientation import Orientation, standard_orientation
@@ -79,6 +79,28 @@ def test_two_bars_that_cross_make_one_crossing(width, angle):
     assert counts(graph) == {"ENDPOINT": 4, "CROSSING": 1}
     assert graph.arcs.sum() == pytest.approx(400, rel=0.02)
     np.testing.assert_allclose(graph.edge_widths, width, atol=0.5)
+
+
+@pytest.mark.parametrize("turn", [10, 40, 43, 75])
+@pytest.mark.parametrize("angle", [15, 20, 25, 30])
+def test_two_bars_that_cross_at_a_shallow_angle_make_one_crossing(angle, turn):
+    for width in (3, 5, 7, 10):
+        graph = vessel_graph(star(turn, 180 + turn, turn + angle, 180 + turn + angle, width=width))
+        assert counts(graph) == {"ENDPOINT": 4, "CROSSING": 1}, width
+        assert graph.arcs.sum() == pytest.approx(400, rel=0.02)
+
+
+@pytest.mark.parametrize("angle", [20, 30, 45, 60, 75])
+@pytest.mark.parametrize("turn", [0, 33])
+def test_two_branchings_with_a_vessel_between_them_are_not_a_crossing(angle, turn):
+    for width in (3, 5, 8):
+        along = np.array([np.sin(np.deg2rad(turn)), np.cos(np.deg2rad(turn))])
+        ends = [150.3 - 3 * width * along, 150.3 + 3 * width * along]
+        mask = bar(tuple(ends[0]), tuple(ends[1]), 1.26 * width)  # 2 ** (1 / 3): Murray's law
+        for end, back in zip(ends, (180, 0), strict=True):
+            for side in (-angle / 2, angle / 2):
+                mask |= arm(turn + back + side, width, 90, tuple(end))
+        assert counts(vessel_graph(mask)) == {"ENDPOINT": 4, "BRANCH": 2}, width
 
 
 def test_two_branchings_in_a_row_are_not_a_crossing():

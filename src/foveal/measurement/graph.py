@@ -114,9 +114,11 @@ def vessel_graph(
        node become one.
     3. Two nodes are one if the edge between them is not longer than `merge_factor` times the half-width at
        the wider of them. Two vessels that cross at an acute angle share a longer stretch, between two
-       branch points: these are one crossing if the stretch is at most 6 half-widths long and the four
-       vessels around it pair up into two that bend by less than 30 degrees. Steps 2 and 3 repeat until
-       nothing changes.
+       branch points: these are one crossing if the four vessels around the stretch pair up into two that
+       bend by less than 30 degrees, and the stretch is at most 6 half-widths long; or at most 16, where the
+       lines that join each pair meet at three quarters or more of the angle at which the vessels part. (The
+       shape of two branchings in a row less than about 4 widths apart is too much like it to be told from
+       it.) Steps 2 and 3 repeat until nothing changes.
     4. Each free end is led straight on to the end of its vessel, from which thinning stays away.
     5. Each path is smoothed by a Gaussian of the vessel's half-width (at least `smoothing` pixels), which
        takes the pixel staircase away and leaves the ends in place.

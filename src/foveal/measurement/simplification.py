@@ -13,6 +13,8 @@ from foveal.kernels.paths import join_paths
 
 CROSSING_REACH = 6.0  # longest shared stretch of two crossing vessels, in half-widths
 CROSSING_BEND = 30.0  # degrees that a vessel may bend where it crosses another
+SHALLOW_REACH = 16.0  # longest shared stretch, in half-widths, where the vessels lie on two lines across it
+SHALLOW_SHARE = 0.75  # least angle between these lines, as a share of that between the vessels at a node
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,7 @@ def _split_nodes(distance: BackgroundDistance, paths: Paths, merge_factor: float
     merge = inner & (arcs <= merge_factor * radius)
     if merge_factor == 0 or merge.any():
         return merge
-    reach = CROSSING_REACH * radius
-    candidate = np.flatnonzero(inner & (degrees[edges] == 3).all(axis=1) & (arcs <= reach))
+    candidate = np.flatnonzero(inner & (degrees[edges] == 3).all(axis=1) & (arcs <= SHALLOW_REACH * radius))
     crossing = candidate[_is_crossing(paths, candidate, radius[candidate])]
     # A junction belongs to one crossing at most: the one with the shortest shared stretch.
     rank = np.empty(len(crossing), np.int64)
@@ -152,12 +153,32 @@ def _is_crossing(paths: Paths, candidates: np.ndarray, radius: np.ndarray) -> np
         ahead = np.minimum(np.ceil(distance).astype(np.int64)[:, None, None], np.diff(offsets)[path] - 1)
         return points[np.where(arms & 1, offsets[path + 1] - 1 - ahead, offsets[path] + ahead)]
 
-    direction = along(3 * radius + 5) - along(radius)
-    direction /= np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-9)
+    near = along(radius)
+    direction = _unit(along(3 * radius + 5) - near)
     cosine = np.einsum("cix,cjx->cij", direction[:, 0], direction[:, 1])
     straight = cosine <= -np.cos(np.deg2rad(CROSSING_BEND))
-    pairs = (straight[:, 0, 0] & straight[:, 1, 1]) | (straight[:, 0, 1] & straight[:, 1, 0])
-    return single & pairs
+    pairs = np.stack([straight[:, 0, 0] & straight[:, 1, 1], straight[:, 0, 1] & straight[:, 1, 0]], axis=1)
+
+    # Vessels that share a longer stretch cross only if each runs on along one line: the lines from one side
+    # to the other then meet at the angle of the vessels. Between two branchings they meet at a smaller one.
+    far = along(6 * radius + 10)
+    direction = _unit(far - near)
+    apart = _angle(direction[:, :, 0], direction[:, :, 1]).max(axis=1)
+    middle = (near + far) / 2
+    lines = [_unit(middle[:, 1, order] - middle[:, 0]) for order in ([0, 1], [1, 0])]
+    between = np.stack([_angle(line[:, 0], line[:, 1]) for line in lines], axis=1)
+    short = paths.arcs[candidates] <= CROSSING_REACH * radius
+    return single & (pairs & (short[:, None] | (between >= SHALLOW_SHARE * apart[:, None]))).any(axis=1)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """(..., 2) vectors of length one; of length zero where they were."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _angle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(...,) angle between (..., 2) unit vectors, in radians."""
+    return np.arccos(np.clip((first * second).sum(axis=-1), -1.0, 1.0))
 
 
 def _without(paths: Paths, dropped: np.ndarray) -> Paths:
