@@ -136,7 +136,7 @@ def compare_cohort(
     # Texts are empty where there is nothing to tell, numbers NaN.
     table = pd.DataFrame(rows).reindex(columns=list(RESULT_COLUMNS))
     for reason in ("not_tested", "omnibus_not_tested", "not_adjusted"):
-        table[reason] = table[reason].fillna("")
+        table[reason] = table[reason].astype(object).where(table[reason].notna(), "")
     if (table.not_tested != "").all():
         reasons = [f"{row.biomarker}: {row.not_tested}" for row in table.head(3).itertuples()]
         raise ValueError(f"no biomarker can be compared ({'; '.join(reasons)})")
@@ -177,6 +177,8 @@ def _compare_measure(
 
 def _untestable(samples: dict[str, np.ndarray]) -> str:
     """Why these groups cannot be tested; empty when they can."""
+    if not any(len(values) for values in samples.values()):
+        return "no patient has a value"
     few = [f"{len(values)} in {name}" for name, values in samples.items() if len(values) < FEWEST]
     if few:
         return f"too few patients with a value: {', '.join(few)}; at least {FEWEST} a group are needed"

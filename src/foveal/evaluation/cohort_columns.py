@@ -9,11 +9,11 @@ from foveal.evaluation.tables import is_numeric, some_of, texts_of
 if TYPE_CHECKING:
     import pandas as pd
 
-# Numbers of a photograph that are no biomarkers, for tables without any registered one.
+# What a photograph's numbers tell of the camera and the file, not of the eye.
 _NO_BIOMARKERS = {
     "name", "path", "patient", "laterality", "acquired", "height", "width", "frames", "bit_depth",
     "format", "spacing_row", "spacing_column", "field_shape", "field_diameter", "field_completeness",
-    "sha256", "foveal",
+    "um_per_px", "sha256", "foveal",
 }  # fmt: skip
 _SYMBOLS = {
     "1": "", "fraction": "", "count": "", "degree": "°", "um": "µm", "mm2": "mm²", "px2": "px²",
@@ -60,12 +60,14 @@ def choose_measures(
     Raises:
         ValueError: there is nothing to compare.
     """
-    from foveal.measurement.biomarkers import BIOMARKERS
+    from foveal.measurement.measure import biomarker_columns
+    from foveal.measurement.regions import REGIONS
 
+    registered = {column.name: column for column in biomarker_columns(regions=tuple(REGIONS))}
     chosen = list(dict.fromkeys(columns))
     if not chosen:
         free = [name for name in free if name not in _NO_BIOMARKERS]
-        chosen = [name for name in free if _biomarker_of(name, BIOMARKERS)]
+        chosen = [name for name in free if name in registered]
         pixels = [name for name in chosen if _has_sibling(name, chosen, frame)]
         if pixels:
             chosen = [name for name in chosen if name not in pixels]
@@ -78,31 +80,14 @@ def choose_measures(
         raise ValueError("the table has no column of numbers to compare; name them with --columns")
     measures = []
     for name in chosen:
-        known = _biomarker_of(name, BIOMARKERS)
-        unit = units.get(name) or (BIOMARKERS[known].unit if known else "")
-        measures.append(Measure(name, _title(name, known, BIOMARKERS[known].title if known else ""), unit))
+        column = registered.get(name)
+        title = column.title if column else name.replace("_", " ").strip().capitalize()
+        measures.append(Measure(name, title, units.get(name) or (column.biomarker.unit if column else "")))
     headings = [measure.heading for measure in measures]
     return [  # two columns may share a title: then the column says which one it is
         measure._replace(title=f"{measure.title}, {measure.name}") if headings.count(heading) > 1 else measure
         for measure, heading in zip(measures, headings, strict=True)
     ]
-
-
-def _biomarker_of(name: str, biomarkers: Iterable[str]) -> str:
-    """The registered biomarker that a column holds, of all vessels or of a kind or region; else empty.
-
-    A column of a kind of vessels in a region is called `artery_calibre_um_inner_temporal`.
-    """
-    padded = f"_{name}_"
-    return max((known for known in biomarkers if f"_{known}_" in padded), key=len, default="")
-
-
-def _title(name: str, known: str, title: str) -> str:
-    if not known:
-        return name.replace("_", " ").strip().capitalize()
-    kind, _, region = (part.replace("_", " ").strip() for part in f"_{name}_".partition(f"_{known}_"))
-    kind = {"vessel": "", "artery": "arteries", "vein": "veins"}.get(kind, kind)
-    return ", ".join(part for part in (title, kind, region) if part)
 
 
 def _has_sibling(name: str, names: Sequence[str], frame: "pd.DataFrame") -> bool:

@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # a group may be called "$a$"
     "svg.hashsalt": "foveal",  # same results, same bytes
 }
 COLUMNS, ROWS = 4, 3
@@ -135,8 +136,9 @@ def forest_plot(comparison: Comparison) -> bytes:
     measures.sort(key=lambda measure: first.get(measure.name, 0.0))
     reach = _reach(tested[tested.biomarker.isin(shown)])
     with mpl.rc_context(_STYLE):
+        longest = max(len(measure.heading) for measure in measures)
         figure = Figure(
-            figsize=(max(8.0, 3.4 + 2.6 * len(groups)), 1.2 + 0.27 * max(len(measures), 3)),
+            figsize=(0.068 * longest + max(3.6, 2.8 * len(groups)), 1.2 + 0.27 * max(len(measures), 3)),
             layout="constrained",
         )
         panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]

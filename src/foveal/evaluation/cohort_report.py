@@ -33,7 +33,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
     """Write tables, figures and page; returns the page. Each file appears whole or not at all.
 
     `comparison.csv` and `comparison.parquet` hold the same rows (`RESULT_COLUMNS`), `left_out.csv` what of
-    the tables is not in the cohort, `box-plots-N.svg` and `forest-plot.svg` the figures, and
+    the tables is not in the cohort, `box-plots-NN.svg` and `forest-plot.svg` the figures, and
     `comparison.html` all of it.
 
     Raises:
@@ -43,7 +43,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
     write_tables(folder, comparison)
     sheets = list(box_plot_sheets(comparison))
     for number, sheet in enumerate(sheets, start=1):
-        write_atomically(folder / f"box-plots-{number}.svg", sheet)
+        write_atomically(folder / f"box-plots-{number:02}.svg", sheet)
     for stale in folder.glob("box-plots-*.svg"):  # of an earlier run with more biomarkers
         if int(stale.stem.rpartition("-")[2]) > len(sheets):
             stale.unlink()
@@ -114,24 +114,26 @@ def _records(rows: "pd.DataFrame") -> list[dict[str, Any]]:
     return rows.to_dict("records")  # type: ignore[return-value]
 
 
-def _reasons(comparison: Comparison) -> list[dict[str, str]]:
-    """What was not tested and why, told once for all pairs of groups that share the reason."""
-    table = comparison.table
-    several = len(comparison.cohort.order) > 2
-    reasons = []
-    for _, rows in table.groupby("biomarker", sort=False):
-        for column in ("not_tested", "omnibus_not_tested", "not_adjusted"):
-            if column == "not_adjusted" and (rows.not_tested != "").all():
-                continue
-            for reason, same in rows[rows[column] != ""].groupby(column, sort=False):
-                pairs = ", ".join(f"{row.group} against {row.reference}" for row in same.itertuples())
-                what = {
-                    "not_tested": pairs if several else "any test",
-                    "omnibus_not_tested": "all groups together",
-                    "not_adjusted": "adjusted difference",
-                }[column]
-                reasons.append({"biomarker": rows.biomarker.iloc[0], "what": what, "reason": str(reason)})
-    return reasons
+def _reasons(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
+    """What was not tested, why, and of which biomarkers; told once where it is the same."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for biomarker, rows in comparison.table.groupby("biomarker", sort=False):
+        entries: list[tuple[str, str]] = []
+        if (rows.not_tested != "").all():
+            entries = [("any test", "; ".join(rows.not_tested.unique()))]
+        else:
+            entries += [
+                (f"{row.group} against {row.reference}", str(row.not_tested))
+                for row in rows[rows.not_tested != ""].itertuples()
+            ]
+            for column, what in (
+                ("omnibus_not_tested", "all groups together"),
+                ("not_adjusted", "adjusted difference"),
+            ):
+                entries += [(what, str(reason)) for reason in rows[column].unique() if reason]
+        for entry in entries:
+            told.setdefault(entry, []).append(str(biomarker))
+    return [(what, reason, biomarkers) for (what, reason), biomarkers in told.items()]
 
 
 def _data_uri(svg: bytes) -> str:
