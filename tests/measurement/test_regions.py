@@ -120,6 +120,18 @@ def test_hemifields_cover_the_field_once():
     regions = laid(field=field)
     covered = regions.select("hemifield_superior").astype(int) + regions.select("hemifield_inferior")
     np.testing.assert_array_equal(covered, field.mask)
+    covered = regions.select("hemifield_temporal").astype(int) + regions.select("hemifield_nasal")
+    np.testing.assert_array_equal(covered, field.mask)
+
+
+def test_temporal_side_of_the_disc_is_that_of_the_fovea():
+    regions = laid()
+    assert regions.contains("hemifield_temporal", [RIGHT_EYE.fovea, (140.0, 300.0)]).tolist() == [True, False]
+    assert regions.contains("hemifield_nasal", [RIGHT_EYE.fovea, (140.0, 300.0)]).tolist() == [False, True]
+    assert "optic disc is not known" in reason(
+        laid(Landmarks(fovea=(150, 160), laterality="R")), "hemifield_nasal"
+    )
+    assert "laterality" in reason(laid(Landmarks(RIGHT_EYE.disc)), "hemifield_temporal")
 
 
 def test_rings_have_the_radii_of_their_definition():

@@ -32,6 +32,7 @@ VASCX = "Vargas Quiros et al., VascX, arXiv 2409.16016"
 
 _QUADRANTS = {"superior": (1,), "nasal": (2,), "inferior": (3,), "temporal": (0,)}
 _HALVES = {"superior": (0, 1), "inferior": (2, 3)}
+_SIDES = {"temporal": (0, 3), "nasal": (1, 2)}  # of the disc
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Region:
         source: where the definition comes from.
         grid: the polar grid that it is a part of.
         rings: its rings in that grid, from the first to before the second.
-        quarters: its quarters in each of these rings, ascending and next to each other.
+        quarters: its quarters in each of these rings, ascending, and next to each other on the circle.
         sided: whether nasal and temporal have to be told apart to place it.
     """
 
@@ -120,6 +121,13 @@ def _hemifields() -> Iterator[Region]:
         )
         title = f"{side} hemifield"
         yield Region(f"hemifield_{side}", title, description, VASCX, "hemifield", (0, 1), quarters)
+    for side, quarters in _SIDES.items():
+        description = (
+            f"All of the camera's field on the {side} side of the disc: of the line through its centre across "
+            "the disc-fovea axis, or plumb without a fovea. Needs the disc, and the fovea or the laterality."
+        )
+        title = f"{side} side of the disc"
+        yield Region(f"hemifield_{side}", title, description, VASCX, "hemifield", (0, 1), quarters, True)
 
 
 def _ellipses() -> Iterator[Region]:
@@ -276,6 +284,8 @@ class RegionMap:
             raise MissingError(grid)
         if region.sided:
             _ = self.landmarks.side  # missing where nothing tells nasal from temporal
+            if region.grid == "hemifield":
+                _ = self.landmarks.known_disc
         return region, grid
 
     def _place(self, name: GridName) -> PolarGrid:
@@ -336,8 +346,14 @@ def _members(region: Region, grid: PolarGrid) -> np.ndarray:
 
 def _border(hemifield: Region, grid: PolarGrid) -> tuple[tuple[float, float], np.ndarray]:
     """A point on the line that bounds a hemifield, and the unit vector from the line into it."""
-    superior = grid.axes[0]
-    return grid.center, superior if hemifield.quarters == _HALVES["superior"] else -superior
+    superior, temporal = grid.axes
+    inwards = {
+        _HALVES["superior"]: superior,
+        _HALVES["inferior"]: -superior,
+        _SIDES["temporal"]: temporal,
+        _SIDES["nasal"]: -temporal,
+    }
+    return grid.center, inwards[hemifield.quarters]
 
 
 def _check_name(name: str, allowed: Sequence[str]) -> None:
