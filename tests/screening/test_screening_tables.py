@@ -71,7 +71,7 @@ def test_every_measure_of_quality_is_a_column():
 
 
 def test_failures_are_listed_with_their_step(tmp_path: Path):
-    write_failures(tmp_path, [Failure("x/é.png", "é", "read", 'it is "bad", truncated')])
+    write_failures(tmp_path / "failures.csv", [Failure("x/é.png", "é", "read", 'it is "bad", truncated')])
     with (tmp_path / "failures.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [
             {"path": "x/é.png", "name": "é", "stage": "read", "reason": 'it is "bad", truncated'}

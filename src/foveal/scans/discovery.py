@@ -8,7 +8,7 @@ import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class ScanRef:
     error: str | None = None
 
 
-def find_scans(source: str | Path) -> list[ScanRef]:
+def find_scans(source: str | Path, *, endings: Collection[str] = IMAGE_ENDINGS) -> list[ScanRef]:
     """List the scans that a source stands for, in a fixed order.
 
     Sources:
@@ -76,28 +76,33 @@ def find_scans(source: str | Path) -> list[ScanRef]:
     below the common one are put before them, joined by `__`; where that is not enough, the ending is
     put behind; last, a number.
 
+    Args:
+        source: see above.
+        endings: in lower case, of the files that are taken; with others than the default no file is opened
+            to look for a DICOM preamble.
+
     Raises:
         FileNotFoundError: the source does not exist.
         ValueError: nothing in it is a scan, or the manifest is invalid.
     """
     path = Path(source)
     if os.path.isdir(path):
-        found = _Walk(path).run()
+        found = _Walk(path, endings).run()
         root = path
     elif os.path.isfile(path) and path.suffix.lower() in MANIFEST_ENDINGS:
         return _read_refs(path)
     elif os.path.lexists(path):
         return [ScanRef(path, safe_name(_stem(path)), error=_link_error(path))]
     elif glob.has_magic(str(source)):
-        root, found = _match(str(source))
+        root, found = _match(str(source), endings)
     else:
         raise FileNotFoundError(
             f"{source} does not exist; allowed: a folder, an image, a glob or a .csv / .parquet manifest"
         )
     if not found:
         raise ValueError(
-            f"{source} holds no scan; looked for files ending in {', '.join(sorted(IMAGE_ENDINGS))} and "
-            "for DICOM files without an ending"
+            f"{source} holds no scan; looked for files ending in {', '.join(sorted(endings))}"
+            + (" and for DICOM files without an ending" if endings is IMAGE_ENDINGS else "")
         )
     names = unique_names([entry.path for entry in found], root)
     return [ScanRef(entry.path, name, error=entry.error) for entry, name in zip(found, names, strict=True)]
@@ -166,6 +171,7 @@ class _Walk:
     """One walk over a folder. Real folders first, links after, so that a file's own path wins."""
 
     root: Path
+    endings: Collection[str]
     found: list[_Entry] = field(default_factory=list)
     visited: set[str] = field(default_factory=set)
     links: list[Path] = field(default_factory=list)
@@ -199,11 +205,11 @@ class _Walk:
                 path = folder / name
                 error_text = _link_error(path)
                 if error_text is not None:
-                    if path.suffix.lower() not in OTHER_ENDINGS:
+                    if path.suffix.lower() in self.endings or path.suffix.lower() not in OTHER_ENDINGS:
                         self.found.append(_Entry(path, error_text))
                 elif os.path.isdir(path):
                     (self.links if os.path.islink(path) else pending).append(path)
-                elif _is_taken(path):
+                elif _is_taken(path, self.endings):
                     self.found.append(_Entry(path))
 
 
@@ -222,11 +228,11 @@ def _link_error(path: Path) -> str | None:
     return None
 
 
-def _is_taken(path: Path) -> bool:
+def _is_taken(path: Path, endings: Collection[str]) -> bool:
     ending = path.suffix.lower()
-    if ending in IMAGE_ENDINGS:
+    if ending in endings:
         return True
-    if ending in OTHER_ENDINGS or path.name.upper() == DICOM_DIRECTORY:
+    if endings is not IMAGE_ENDINGS or ending in OTHER_ENDINGS or path.name.upper() == DICOM_DIRECTORY:
         return False
     try:
         return stat.S_ISREG(path.stat().st_mode) and has_dicom_preamble(path)
@@ -234,7 +240,7 @@ def _is_taken(path: Path) -> bool:
         return False
 
 
-def _match(pattern: str) -> tuple[Path, list[_Entry]]:
+def _match(pattern: str, endings: Collection[str]) -> tuple[Path, list[_Entry]]:
     """The folder that a glob starts in, and its matches.
 
     Python's own `**` follows looping links some forty levels deep, so the walk is ours.
@@ -247,7 +253,7 @@ def _match(pattern: str) -> tuple[Path, list[_Entry]]:
     wanted = parts[fixed:]
     return root, [
         entry
-        for entry in _Walk(root).run()
+        for entry in _Walk(root, endings).run()
         if _matches(entry.path.relative_to(root).parts, wanted) or (entry.error and "**" in wanted)
     ]
 

@@ -16,6 +16,11 @@ Result = TypeVar("Result")
 _work: Callable | None = None
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _start_worker(make_work: Callable[[], Callable], threads: int) -> None:
     """Prepare a worker process; the heavy imports happen after the thread counts are set."""
     global _work

@@ -1,5 +1,6 @@
 """The record of one screened photograph: what is known of it, and the marker that it is done."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,26 @@ class Failure:
     name: str
     stage: str
     reason: str
+
+
+def failure_reason(error: Exception) -> str:
+    """What an error says to somebody who looks for the file at fault, in one line."""
+    from foveal.scans.scan import ScanError
+
+    if isinstance(error, ScanError):
+        reason = error.reason
+    elif isinstance(error, ValueError | OSError):
+        reason = str(error)
+    else:
+        reason = f"unexpected {type(error).__name__}: {error}"
+    return " ".join(reason.split())
+
+
+def tidy(value: float, unit: str = "") -> Value:
+    """A cell: six significant digits, a whole number for a count, None for what is not finite."""
+    if not math.isfinite(value):
+        return None
+    return round(value) if unit == "count" else float(f"{value:.6g}")
 
 
 class Provenance(BaseModel):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +13,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import foveal
 from foveal.files import file_sha256, sweep_partial_files, write_atomically
-from foveal.screening.pool import WorkerPool
+from foveal.screening.pool import WorkerPool, available_cores
+from foveal.screening.progress import progress_bar, tell_failures
 from foveal.screening.records import (
     Failure,
     Provenance,
@@ -42,7 +34,6 @@ if TYPE_CHECKING:
 
 MARKER = "report.json"
 _FOLDERS = ("vessels", "masks", "scans")
-_LISTED_FAILURES = 20
 
 
 @dataclass(frozen=True)
@@ -120,7 +111,7 @@ def screen(
     done: dict[str, Record] = {}
     failed = {ref.name: Failure(str(ref.path), ref.name, "find", ref.error) for ref in refs if ref.error}
     waiting = [ref for ref in refs if not ref.error]
-    with _bar(console) as bar:
+    with progress_bar(console) as bar:
         for ref, record in bar.track(
             _finished(waiting, job), len(waiting), description="Looking for finished ones"
         ):
@@ -213,7 +204,7 @@ def _refuse_foreign_folder(report: Path) -> None:
 
 def _finished(refs: Sequence["ScanRef"], job: Job) -> Iterator[tuple["ScanRef", Record | None]]:
     """Each photograph with its record, or None where it has to be screened."""
-    with ThreadPoolExecutor(_cores()) as threads:
+    with ThreadPoolExecutor(available_cores()) as threads:
         yield from zip(refs, threads.map(partial(_finished_record, job=job), refs), strict=True)
 
 
@@ -238,14 +229,14 @@ def _with_place(record: Record, ref: "ScanRef") -> Record:
 
 def _outcomes(refs: Sequence["ScanRef"], job: Job) -> Iterator[Record | Failure]:
     """Screen photographs in this process or over several, in no particular order."""
-    workers = min(job.settings.workers or (_cores() if job.device == "cpu" else 1), len(refs))
+    workers = min(job.settings.workers or (available_cores() if job.device == "cpu" else 1), len(refs))
     if workers <= 1:
         screener = job() if refs else None
         for ref in refs:
             assert screener is not None
             yield screener(ref)
         return
-    threads = max(1, _cores() // workers)
+    threads = max(1, available_cores() // workers)
     pool: WorkerPool[ScanRef, Record | Failure] = WorkerPool(
         replace(job, threads=threads), workers=workers, threads=threads, lost=_lost
     )
@@ -273,7 +264,7 @@ def _build_report(
 
     overview = Overview.of(records, title=settings.title)
     write_results(report, records, overview.columns)
-    write_failures(report, failures)
+    write_failures(report / "failures.csv", failures)
     names = [record.name for record in records]
     for index, record in enumerate(track(records, description="Writing the report")):
         previous, following = names[max(0, index - 1) : index], names[index + 1 : index + 2]
@@ -287,31 +278,8 @@ def _build_report(
     write_index(report, records, failures, overview, shown=index_columns())
 
 
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("elapsed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
 def _tell(console: Console, summary: ScreenSummary) -> None:
     resumed = f" ({summary.resumed} of them by an earlier run)" if summary.resumed else ""
     console.print(f"{summary.screened + summary.resumed} screened{resumed}, {len(summary.failures)} failed")
-    for failure in summary.failures[:_LISTED_FAILURES]:
-        text = escape(f"{failure.path}: {failure.stage}: {failure.reason}")
-        console.print(f"  [red]failed[/] {text}", highlight=False, soft_wrap=True)
-    if len(summary.failures) > _LISTED_FAILURES:
-        rest = len(summary.failures) - _LISTED_FAILURES
-        console.print(f"  and {rest} more, all in {escape(str(summary.report / 'failures.csv'))}")
+    tell_failures(console, summary.failures, summary.report / "failures.csv")
     console.print(f"report: {escape(str(summary.index))}", highlight=False, soft_wrap=True)

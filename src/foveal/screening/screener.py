@@ -12,7 +12,7 @@ import numpy as np
 
 from foveal.files import write_atomically
 from foveal.screening.columns import QUALITY_MEASURES, screened_biomarkers
-from foveal.screening.records import Failure, Provenance, Record, Value, write_record
+from foveal.screening.records import Failure, Provenance, Record, Value, failure_reason, tidy, write_record
 from foveal.screening.settings import ScreenSettings
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Screener:
                 "not enough memory for this photograph; lower `workers`, or set `max_megapixels` below it"
             )
         except Exception as error:
-            reason = _reason(error)
+            reason = failure_reason(error)
         return Failure(str(ref.path), ref.name, steps.current, reason)
 
     def _screen(self, ref: "ScanRef", steps: Steps) -> Record:
@@ -156,8 +156,8 @@ class Screener:
             outline, thumbnail = pictures.field_path(eye), pictures.thumbnail(scan.image, eye)
         with steps("write"):
             values = _photograph_values(ref, scan, eye, settings.salt) | _quality_values(quality)
-            values |= {c.name: _tidy(biomarkers[c.name], c.biomarker.unit) for c in columns}
-            values |= {"vessel_confidence": _tidy(confidence)} | (grade or {})
+            values |= {c.name: tidy(biomarkers[c.name], c.biomarker.unit) for c in columns}
+            values |= {"vessel_confidence": tidy(confidence)} | (grade or {})
             values |= {"sha256": scan.sha256} | _provenance_values(self.job.provenance)
             record = Record(
                 name=ref.name,
@@ -226,13 +226,6 @@ def _mean_confidence(probability: np.ndarray, confidence: np.ndarray, field_mask
     return float(confidence[possible].mean()) if possible.any() else float("nan")
 
 
-def _tidy(value: float, unit: str = "") -> Value:
-    """Six significant digits, a whole number for a count, None for what is not finite."""
-    if not np.isfinite(value):
-        return None
-    return round(value) if unit == "count" else float(f"{value:.6g}")
-
-
 def _photograph_values(ref: "ScanRef", scan: "Scan", eye: "FieldOfView", salt: str) -> dict[str, Value]:
     from foveal.scans.dicom import hash_patient
 
@@ -249,17 +242,17 @@ def _photograph_values(ref: "ScanRef", scan: "Scan", eye: "FieldOfView", salt: s
         "frames": scan.frames,
         "format": scan.format,
         "bit_depth": scan.bit_depth,
-        "spacing_row": None if row is None else _tidy(row),
-        "spacing_column": None if column is None else _tidy(column),
+        "spacing_row": None if row is None else tidy(row),
+        "spacing_column": None if column is None else tidy(column),
         "field_shape": eye.shape,
-        "field_diameter": _tidy(eye.diameter),
-        "field_completeness": _tidy(eye.completeness),
+        "field_diameter": tidy(eye.diameter),
+        "field_completeness": tidy(eye.completeness),
     }
 
 
 def _quality_values(quality: "Quality") -> dict[str, Value]:
     measures = {
-        column.name: _tidy(quality.measures[column.name.removeprefix("quality_")], column.unit)
+        column.name: tidy(quality.measures[column.name.removeprefix("quality_")], column.unit)
         for column in QUALITY_MEASURES
     }
     return {"quality": quality.grade, "quality_reasons": "; ".join(quality.reasons) or None} | measures
@@ -278,15 +271,3 @@ def _notes(scan: "Scan") -> list[str]:
     if scan.frames > 1:
         notes.append(f"The file holds {scan.frames} frames; only the first one is screened.")
     return notes
-
-
-def _reason(error: Exception) -> str:
-    from foveal.scans.scan import ScanError
-
-    if isinstance(error, ScanError):
-        reason = error.reason
-    elif isinstance(error, ValueError | OSError):
-        reason = str(error)
-    else:
-        reason = f"unexpected {type(error).__name__}: {error}"
-    return " ".join(reason.split())

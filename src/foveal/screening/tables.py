@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -18,15 +18,23 @@ _ARROW_TYPES = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64
 _FAILURE_FIELDS = ("path", "name", "stage", "reason")
 
 
-def results_table(records: Sequence[Record], columns: Sequence[Column]) -> pa.Table:
-    """One row a record; each field carries its unit and description as metadata."""
-    fields, arrays = [], []
+def results_schema(columns: Sequence[Column]) -> pa.Schema:
+    """Each field carries its unit and description as metadata; the schema carries all units as "columns"."""
+    fields = []
     for column in columns:
-        cells = [_cell(record.values.get(column.name), column) for record in records]
         metadata = {"unit": column.unit, "description": f"{column.title}. {column.description}"}
         fields.append(pa.field(column.name, _ARROW_TYPES[column.kind], metadata=metadata))
-        arrays.append(pa.array(cells, type=_ARROW_TYPES[column.kind]))
-    return pa.table(arrays, schema=pa.schema(fields))
+    units = {column.name: column.unit for column in columns}
+    return pa.schema(fields, metadata={"columns": json.dumps(units)})
+
+
+def results_table(rows: Sequence[Mapping[str, Value]], columns: Sequence[Column]) -> pa.Table:
+    """Rows of values by column name as a table with `results_schema`; null where a value is missing."""
+    arrays = [
+        pa.array([_cell(row.get(column.name), column) for row in rows], type=_ARROW_TYPES[column.kind])
+        for column in columns
+    ]
+    return pa.table(arrays, schema=results_schema(columns))
 
 
 def _cell(value: Value, column: Column) -> Value | date:
@@ -41,15 +49,14 @@ def write_results(report: Path, records: Sequence[Record], columns: Sequence[Col
     Raises:
         OSError: the report folder cannot be written.
     """
-    table = results_table(records, columns)
-    schema = table.schema.with_metadata(
-        {"columns": json.dumps({column.name: column.unit for column in columns})}
-    )
+    table = results_table([record.values for record in records], columns)
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(schema.metadata), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     write_atomically(report / "results.parquet", buffer.getvalue())
     names = [column.name for column in columns]
-    write_atomically(report / "results.csv", _csv(names, [list(row.values()) for row in table.to_pylist()]))
+    write_atomically(
+        report / "results.csv", csv_text(names, [list(row.values()) for row in table.to_pylist()])
+    )
     write_atomically(
         report / "columns.md",
         "# Columns of `results.csv` and `results.parquet`\n\nOne row a photograph. A missing value is an "
@@ -57,17 +64,18 @@ def write_results(report: Path, records: Sequence[Record], columns: Sequence[Col
     )
 
 
-def write_failures(report: Path, failures: Sequence[Failure]) -> None:
-    """Write `failures.csv`; only its heading when nothing failed.
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write a table of failures as CSV; only its heading when nothing failed.
 
     Raises:
-        OSError: the report folder cannot be written.
+        OSError: the file cannot be written.
     """
     rows = [[getattr(failure, field) for field in _FAILURE_FIELDS] for failure in failures]
-    write_atomically(report / "failures.csv", _csv(_FAILURE_FIELDS, rows))
+    write_atomically(path, csv_text(_FAILURE_FIELDS, rows))
 
 
-def _csv(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def csv_text(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV of a heading and rows; None becomes an empty cell."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(heading)
