@@ -123,7 +123,7 @@ def _hemifields() -> Iterator[Region]:
         yield Region(f"hemifield_{side}", title, description, VASCX, "hemifield", (0, 1), quarters)
     for side, quarters in _SIDES.items():
         description = (
-            f"All of the camera's field on the {side} side of the disc: of the line through its centre across "
+            f"All of the field on the {side} side of the disc: of the line through its centre across "
             "the disc-fovea axis, or plumb without a fovea. Needs the disc, and the fovea or the laterality."
         )
         title = f"{side} side of the disc"
