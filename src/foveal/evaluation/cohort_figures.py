@@ -1,6 +1,7 @@
 """Figures of a comparison: box plots with the value of every patient, and a forest plot of the effects."""
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,8 +146,9 @@ def forest_plot(comparison: Comparison) -> bytes:
         for place, (panel, group) in enumerate(zip(panels, groups, strict=True), start=1):
             rows = tested[tested.group == group].set_index("biomarker")
             _forest_panel(panel, rows, measures, COLOURS[place % len(COLOURS)], reach)
-            panel.set_title(f"{group} against {comparison.cohort.order[0]}", fontsize=9.5, fontweight="bold")
-            panel.set_xlabel(f"Hedges' g (right: higher in {group})")
+            title = _wrapped(f"{group} against {comparison.cohort.order[0]}", 34, lines=3)
+            panel.set_title(title, fontsize=9, fontweight="bold")
+            panel.set_xlabel(_wrapped(f"Hedges' g (right: higher in {group})", 38, lines=3))
         panels[0].set_yticks(range(len(measures)), [measure.heading for measure in measures])
         panels[0].set_ylim(-0.6, len(measures) - 0.4)
         return _svg(figure)
@@ -185,10 +187,8 @@ def _reach(rows: "pd.DataFrame") -> float:
     return 1.08 * max(0.5, float(ends.max(initial=0.0)))
 
 
-def _wrapped(text: str, width: int) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder=" …")) or text
+def _wrapped(text: str, width: int, *, lines: int = 2) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text
 
 
 def _svg(figure: Figure) -> bytes:

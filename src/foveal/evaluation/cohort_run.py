@@ -88,7 +88,7 @@ def _effects(comparison: Comparison) -> Table:
     ]
     table = Table(*columns, box=None, pad_edge=False, title="strongest effects", title_justify="left")
     for row in comparison.strongest.head(_SHOWN).to_dict("records"):
-        pair = [escape(f"{row['group']} - {row['reference']}")] if several else []
+        pair = [escape(f"{_short(row['group'])} - {_short(row['reference'])}")] if several else []
         effects = [
             estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], scale)
             for name, scale in (("difference", None), ("hedges_g", 0.1))
@@ -96,3 +96,7 @@ def _effects(comparison: Comparison) -> Table:
         tests = [p_value(row[f"{test}_corrected"]) for test in ("welch_p", "mann_whitney_p")]
         table.add_row(escape(headings[row["biomarker"]]), *pair, *effects, *tests)
     return table
+
+
+def _short(group: str, width: int = 14) -> str:
+    return group if len(group) <= width else f"{group[: width - 1].rstrip()}…"
