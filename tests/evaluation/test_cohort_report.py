@@ -97,6 +97,17 @@ def test_a_second_run_leaves_no_sheets_of_the_first(table, tmp_path):
     assert [path.name for path in (tmp_path / "out").glob("box-plots-*")] == ["box-plots-01.svg"]
 
 
+def test_a_reference_too_small_to_test_leaves_an_empty_forest(tmp_path):
+    frame = photographs()
+    frame.loc[frame.patient.isin(["000", "001"]), "label"] = "a rare one"
+    comparison = compare(write(frame, tmp_path / "t.csv"), tmp_path / "out", settings(), progress=False)
+    assert comparison.cohort.order[0] == "a rare one"
+    assert len(comparison.strongest) == 2
+    assert ElementTree.parse(tmp_path / "out" / "forest-plot.svg").getroot().tag.endswith("svg")
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "too few patients with a value: 2 in a rare one" in page
+
+
 def test_methods_tell_what_was_done(table, tmp_path):
     chosen = settings(seed=11, correction="holm", covariates=["age", "sex"])
     text = " ".join(methods(compare(table, tmp_path / "out", chosen, progress=False)))

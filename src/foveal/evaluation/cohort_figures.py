@@ -137,7 +137,7 @@ def forest_plot(comparison: Comparison) -> bytes:
     measures.sort(key=lambda measure: first.get(measure.name, 0.0))
     reach = _reach(tested[tested.biomarker.isin(shown)])
     with mpl.rc_context(_STYLE):
-        longest = max(len(measure.heading) for measure in measures)
+        longest = max((len(measure.heading) for measure in measures), default=0)
         figure = Figure(
             figsize=(0.068 * longest + max(3.6, 2.8 * len(groups)), 1.2 + 0.27 * max(len(measures), 3)),
             layout="constrained",
