@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from foveal.measurement.drawing_vessels import draw_angles, draw_bifurcations, draw_nodes
 from foveal.measurement.eye import VesselMeasurement
 from foveal.measurement.graph import NodeKind
 from foveal.measurement.landmarks import MissingError
@@ -26,45 +27,54 @@ def _ends(m: VesselMeasurement) -> int:
     return _count(m, NodeKind.ENDPOINT) - starts
 
 
-@register("start_points", "Start points", "count", PVBM, needs=("disc",))
+@register("start_points", "Start points", "count", PVBM, needs=("disc",), draw=draw_nodes("start", _starts))
 def start_points(m: VesselMeasurement) -> float:
     """Number of vessels that begin at the optic disc: free ends of centre lines, one a connected part at
     least, within a disc radius of its margin."""
     return len(_starts(m))
 
 
-@register("endpoints", "End points", "count", PVBM, regional=EVERYWHERE)
+@register("endpoints", "End points", "count", PVBM, regional=EVERYWHERE, draw=draw_nodes("end", _starts))
 def endpoints(m: VesselMeasurement) -> float:
     """Number of free ends of centre lines, without those that begin at the optic disc where it is known. A
     vessel that leaves the field ends there."""
     return _ends(m)
 
 
-@register("branch_points", "Branch points", "count", PVBM, regional=EVERYWHERE)
+@register(
+    "branch_points", "Branch points", "count", PVBM, regional=EVERYWHERE, draw=draw_nodes("branch", _starts)
+)
 def branch_points(m: VesselMeasurement) -> float:
     """Number of points where three centre lines meet; the pixels of one junction count once."""
     return _count(m, NodeKind.BRANCH)
 
 
-@register("crossings", "Crossings", "count", HERE, regional=EVERYWHERE)
+@register("crossings", "Crossings", "count", HERE, regional=EVERYWHERE, draw=draw_nodes("crossing", _starts))
 def crossings(m: VesselMeasurement) -> float:
     """Number of points where four or more centre lines meet."""
     return _count(m, NodeKind.CROSSING)
 
 
-@register("branch_points_per_length", "Branch points per length", "1/field", HERE, regional=EVERYWHERE)
+@register(
+    "branch_points_per_length",
+    "Branch points per length",
+    "1/field",
+    HERE,
+    regional=EVERYWHERE,
+    draw=draw_nodes("branch", _starts),
+)
 def branch_points_per_length(m: VesselMeasurement) -> float:
     """Branch points for each field diameter of centre line."""
     return _count(m, NodeKind.BRANCH) * m.field.diameter / m.length
 
 
-@register("endpoints_per_length", "End points per length", "1/field", HERE)
+@register("endpoints_per_length", "End points per length", "1/field", HERE, draw=draw_nodes("end", _starts))
 def endpoints_per_length(m: VesselMeasurement) -> float:
     """Free ends for each field diameter of centre line."""
     return _ends(m) * m.field.diameter / m.length
 
 
-@register("bifurcations", "Bifurcations", "count", VASCX, regional=EVERYWHERE)
+@register("bifurcations", "Bifurcations", "count", VASCX, regional=EVERYWHERE, draw=draw_bifurcations)
 def bifurcations(m: VesselMeasurement) -> float:
     """Number of points where one vessel, followed from its beginning, becomes two. Unlike branch points,
     those where two vessels run into one another do not count."""
@@ -91,6 +101,7 @@ def _known_angles(m: VesselMeasurement) -> np.ndarray:
     PVBM,
     range="0 to 180",
     regional=EVERYWHERE,
+    draw=draw_angles,
 )
 def bifurcation_angle_median(m: VesselMeasurement) -> float:
     """Median angle between the two daughters where a vessel divides, each direction that of a line fitted to
@@ -105,13 +116,14 @@ def bifurcation_angle_median(m: VesselMeasurement) -> float:
     VASCX,
     range="0 to 180",
     regional=EVERYWHERE,
+    draw=draw_angles,
 )
 def bifurcation_angle_mean(m: VesselMeasurement) -> float:
     """Mean angle between the two daughters where a vessel divides."""
     return float(_known_angles(m).mean())
 
 
-@register("bifurcation_angle_spread", "Bifurcation angle, spread", "degree", PVBM)
+@register("bifurcation_angle_spread", "Bifurcation angle, spread", "degree", PVBM, draw=draw_angles)
 def bifurcation_angle_spread(m: VesselMeasurement) -> float:
     """Standard deviation of the angle between the two daughters where a vessel divides."""
     return float(_known_angles(m).std())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from foveal.measurement.circles import Crossings, circle_crossings
+from foveal.measurement.drawing_landmarks import draw_circles, draw_circles_of_both
 from foveal.measurement.equivalents import hubbard_equivalent, knudtson_equivalent
 from foveal.measurement.eye import Eye, VesselMeasurement
 from foveal.measurement.landmarks import MissingError
@@ -43,6 +44,7 @@ def _um_per_px(eye: Eye) -> float:
     KNUDTSON,
     kinds=("artery", "vein"),
     needs=("disc",),
+    draw=draw_circles(zone_b_crossings),
 )
 def equivalent_knudtson_px(m: VesselMeasurement) -> float:
     """Width of the central vessel that stands for the six widest (CRAE, CRVE) by Knudtson's formulas: the
@@ -58,6 +60,7 @@ def equivalent_knudtson_px(m: VesselMeasurement) -> float:
     kinds=("artery", "vein"),
     regional=("hemifield",),
     needs=("disc",),
+    draw=draw_circles(zone_b_crossings),
 )
 def equivalent_knudtson_um(m: VesselMeasurement) -> float:
     """Width of the central vessel that stands for the six widest (CRAE, CRVE) by Knudtson's formulas: the
@@ -72,6 +75,7 @@ def equivalent_knudtson_um(m: VesselMeasurement) -> float:
     HUBBARD,
     kinds=("artery", "vein"),
     needs=("disc",),
+    draw=draw_circles(zone_b_crossings),
 )
 def equivalent_hubbard_um(m: VesselMeasurement) -> float:
     """Width of the central vessel that stands for the six widest (CRAE, CRVE) by the formulas of Parr and
@@ -88,13 +92,29 @@ def _ratio(eye: Eye, function: Callable[[VesselMeasurement], float]) -> float:
     return values["artery"] / values["vein"]
 
 
-@register("avr_knudtson", "Arteriovenous ratio (Knudtson)", "1", KNUDTSON, kinds=(), needs=("disc",))
+@register(
+    "avr_knudtson",
+    "Arteriovenous ratio (Knudtson)",
+    "1",
+    KNUDTSON,
+    kinds=(),
+    needs=("disc",),
+    draw=draw_circles_of_both(zone_b_crossings),
+)
 def avr_knudtson(eye: Eye) -> float:
     """Central equivalent of arteries over that of veins, by Knudtson's formulas; it needs no scale."""
     return _ratio(eye, equivalent_knudtson_px)
 
 
-@register("avr_hubbard", "Arteriovenous ratio (Hubbard)", "1", HUBBARD, kinds=(), needs=("disc",))
+@register(
+    "avr_hubbard",
+    "Arteriovenous ratio (Hubbard)",
+    "1",
+    HUBBARD,
+    kinds=(),
+    needs=("disc",),
+    draw=draw_circles_of_both(zone_b_crossings),
+)
 def avr_hubbard(eye: Eye) -> float:
     """Central equivalent of arteries over that of veins, by the formulas of Parr and Hubbard."""
     return _ratio(eye, equivalent_hubbard_um)

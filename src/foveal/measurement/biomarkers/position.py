@@ -4,6 +4,13 @@ import numpy as np
 from scipy import ndimage
 
 from foveal.measurement.circles import Crossings, circle_crossings
+from foveal.measurement.drawing_landmarks import (
+    draw_arcades,
+    draw_axis_and_quadrants,
+    draw_disc_diameter,
+    draw_scale,
+    draw_sharpness,
+)
 from foveal.measurement.eye import Eye, VesselMeasurement
 from foveal.measurement.landmarks import MissingError
 from foveal.measurement.registry import HERE, VASCX, register
@@ -45,7 +52,15 @@ def arcade_pairs(m: VesselMeasurement, found: Crossings) -> tuple[np.ndarray, np
     return np.array(pairs, np.int64).reshape(-1, 2), np.array(angles)
 
 
-@register("temporal_angle", "Temporal angle", "degree", VASCX, range="75 to 270", needs=("disc", "fovea"))
+@register(
+    "temporal_angle",
+    "Temporal angle",
+    "degree",
+    VASCX,
+    range="75 to 270",
+    needs=("disc", "fovea"),
+    draw=draw_arcades(arcade_crossings, arcade_pairs),
+)
 def temporal_angle(m: VesselMeasurement) -> float:
     """Angle at the disc's centre, through the fovea, between the two temporal arcades. On each of five
     circles around the disc, of 0.67 to 0.79 disc-fovea distances, the pair of a superior and an inferior
@@ -57,21 +72,43 @@ def temporal_angle(m: VesselMeasurement) -> float:
     return float(np.median(angles))
 
 
-@register("disc_fovea_distance_px", "Disc-fovea distance", "px", VASCX, kinds=(), needs=("disc", "fovea"))
+@register(
+    "disc_fovea_distance_px",
+    "Disc-fovea distance",
+    "px",
+    VASCX,
+    kinds=(),
+    needs=("disc", "fovea"),
+    draw=draw_axis_and_quadrants,
+)
 def disc_fovea_distance_px(eye: Eye) -> float:
     """Distance from the centre of the optic disc to the fovea, in pixels."""
     return eye.landmarks.disc_fovea_distance
 
 
 @register(
-    "disc_fovea_distance_field", "Disc-fovea distance", "field", VASCX, kinds=(), needs=("disc", "fovea")
+    "disc_fovea_distance_field",
+    "Disc-fovea distance",
+    "field",
+    VASCX,
+    kinds=(),
+    needs=("disc", "fovea"),
+    draw=draw_axis_and_quadrants,
 )
 def disc_fovea_distance_field(eye: Eye) -> float:
     """Distance from the centre of the optic disc to the fovea, in diameters of the field of view."""
     return eye.landmarks.disc_fovea_distance / eye.field.diameter
 
 
-@register("disc_fovea_distance_mm", "Disc-fovea distance", "mm", VASCX, kinds=(), needs=("disc", "fovea"))
+@register(
+    "disc_fovea_distance_mm",
+    "Disc-fovea distance",
+    "mm",
+    VASCX,
+    kinds=(),
+    needs=("disc", "fovea"),
+    draw=draw_axis_and_quadrants,
+)
 def disc_fovea_distance_mm(eye: Eye) -> float:
     """Distance from the centre of the optic disc to the fovea, in millimetres; missing where the scan does
     not say how large a pixel is."""
@@ -82,26 +119,28 @@ def disc_fovea_distance_mm(eye: Eye) -> float:
     return float(np.hypot((row - top) * eye.spacing_mm[0], (column - left) * eye.spacing_mm[1]))
 
 
-@register("disc_diameter_px", "Disc diameter", "px", HERE, kinds=(), needs=("disc",))
+@register("disc_diameter_px", "Disc diameter", "px", HERE, kinds=(), needs=("disc",), draw=draw_disc_diameter)
 def disc_diameter_px(eye: Eye) -> float:
     """Diameter of the circle that stands for the optic disc, in pixels."""
     return 2 * eye.landmarks.known_disc.radius
 
 
-@register("disc_diameter_field", "Disc diameter", "field", HERE, kinds=(), needs=("disc",))
+@register(
+    "disc_diameter_field", "Disc diameter", "field", HERE, kinds=(), needs=("disc",), draw=draw_disc_diameter
+)
 def disc_diameter_field(eye: Eye) -> float:
     """Diameter of the circle that stands for the optic disc, in diameters of the field of view."""
     return 2 * eye.landmarks.known_disc.radius / eye.field.diameter
 
 
-@register("um_per_px", "Scale", "um", HERE, kinds=())
+@register("um_per_px", "Scale", "um", HERE, kinds=(), draw=draw_scale)
 def um_per_px(eye: Eye) -> float:
     """Micrometres a pixel, the scale of every measure in millimetres and micrometres: as the scan says, else
     from the optic disc, whose diameter is then taken as 1800 micrometres."""
     return 1000 * eye.mm_per_px
 
 
-@register("laplacian_variance", "Laplacian variance", "1", VASCX, kinds=())
+@register("laplacian_variance", "Laplacian variance", "1", VASCX, kinds=(), draw=draw_sharpness)
 def laplacian_variance(eye: Eye) -> float:
     """Variance of the Laplacian (four neighbours) of the photograph's luma in the field, grey levels squared:
     low where it is blurred, and only comparable between photographs of one size and camera."""

@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from foveal.measurement.drawing_canvas import Drawer, together
+from foveal.measurement.drawing_vessels import draw_course, draw_inflections
 from foveal.measurement.eye import Course, VesselMeasurement
 from foveal.measurement.landmarks import MissingError
 from foveal.measurement.registry import EVERYWHERE, PVBM, VASCX, register
@@ -68,6 +70,13 @@ _SUMMARIES: dict[str, tuple[Callable, str, str]] = {
 }
 
 
+def _drawing(measure: str, unit: Literal["segments", "resolved"]) -> Drawer:
+    values, title, *_ = _MEASURES[measure]
+    label = title.removeprefix("Tortuosity (").removesuffix(")")
+    coloured = draw_course(unit, values, f"tortuosity, {label}")
+    return together(coloured, draw_inflections(unit)) if measure == "inflection" else coloured
+
+
 def _register(measure: str, suffix: str, summary: str) -> None:
     values, title, source, range = _MEASURES[measure]
     unit, one, many, where = _UNITS[suffix]
@@ -90,6 +99,7 @@ def _register(measure: str, suffix: str, summary: str) -> None:
         range=range,
         regional=() if suffix else EVERYWHERE,
         needs=("disc", "fovea") if measure == "curvature" else (),
+        draw=_drawing(measure, unit),
     )(tortuosity)
 
 
@@ -99,7 +109,15 @@ for _measure in _MEASURES:
             _register(_measure, _suffix, _summary)
 
 
-@register("tortuosity_index", "Tortuosity index", "1", PVBM, range="1 or more", regional=EVERYWHERE)
+@register(
+    "tortuosity_index",
+    "Tortuosity index",
+    "1",
+    PVBM,
+    range="1 or more",
+    regional=EVERYWHERE,
+    draw=draw_course("segments", _distance, "tortuosity, distance"),
+)
 def tortuosity_index(m: VesselMeasurement) -> float:
     """Sum of the arc lengths of all segments over the sum of their chords."""
     return float(m.segments.arcs.sum() / m.segments.chords.sum())
