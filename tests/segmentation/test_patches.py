@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from foveal.scans.vessel_datasets import synthetic_vessel_cases
+from foveal.scans.structure_datasets import synthetic_case, synthetic_eyes
+from foveal.scans.vessel_datasets import VesselCase, synthetic_vessel_cases
 from foveal.segmentation.augmentation import AugmentationSettings, disturb
-from foveal.segmentation.patches import VesselPatches
+from foveal.segmentation.patches import StructurePatches, VesselPatches
 
 STILL = AugmentationSettings(
     zoom=0, rotate=False, flip=False, gamma=0, channel_gamma=0, gain=0, mix=0, grey=0, swap=0, illumination=0,
@@ -72,3 +73,24 @@ def test_no_strength_leaves_the_photograph_and_every_strength_keeps_the_dark_out
 def test_no_photographs_is_an_error():
     with pytest.raises(ValueError, match="no labelled photographs"):
         VesselPatches([])
+
+
+def test_structure_patches_carry_every_mask_and_where_it_is_known():
+    eye = next(synthetic_eyes(1, seed=3, size=400))
+    case = synthetic_case(eye, "eye", ("artery", "vein", "disc"))
+    case.valid[1] = False
+    patches = StructurePatches([case], size=128, diameter=384, augmentation=STILL)
+    found = patches.sample(0, _draw(1))
+    assert found["images"].shape == (3, 128, 128)
+    assert found["masks"].shape == found["valid"].shape == (3, 128, 128)
+    assert found["valid"][[0, 2]].all()
+    assert not found["valid"][1, 32:96, 32:96].any()
+    vessel = VesselPatches(
+        [VesselCase("eye", "", "", eye.image, eye.vessels, eye.field.mask)],
+        size=128,
+        diameter=384,
+        augmentation=STILL,
+    ).sample(0, _draw(1))
+    torch.testing.assert_close(found["images"], vessel["images"])
+    either = found["masks"][:2].amax(0)
+    assert (either == vessel["masks"][0]).float().mean() > 0.99

@@ -12,10 +12,11 @@ class BceDiceObjective(Objective):
     """Binary cross-entropy plus `dice_weight` times MONAI's Dice loss, on hard masks.
 
     Args:
-        model: images (B, C, H, W) to logits (B, 1, H, W).
+        model: images (B, C, H, W) to logits (B, K, H, W).
         dice_weight: factor on the Dice loss.
 
-    Batch keys: `images` (B, C, H, W), `masks` (B, 1, H, W) in {0, 1}.
+    Batch keys: `images` (B, C, H, W), `masks` (B, K, H, W) in {0, 1}; `valid` (B, K, H, W) in {0, 1} where
+    given: what is not valid counts for neither loss. Dice is taken of each class over the whole batch.
     """
 
     def __init__(self, model: nn.Module, *, dice_weight: float = 1.0) -> None:
@@ -28,7 +29,14 @@ class BceDiceObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses `bce`, `dice` and their weighted sum `loss`."""
-        logits = self.model(batch["images"]).float()
-        bce = F.binary_cross_entropy_with_logits(logits, batch["masks"])
-        dice = self.dice(logits, batch["masks"])
+        logits, masks = self.model(batch["images"]).float(), batch["masks"]
+        valid = batch.get("valid")
+        if valid is None:
+            bce = F.binary_cross_entropy_with_logits(logits, masks)
+        else:
+            each = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+            bce = (each * valid).sum() / valid.sum().clamp_min(1)
+            # A sure and right background where nothing is known: it adds nothing to either sum of Dice.
+            logits, masks = logits.masked_fill(valid == 0, -1e4), masks * valid
+        dice = self.dice(logits, masks)
         return {"loss": bce + self.dice_weight * dice, "bce": bce, "dice": dice}

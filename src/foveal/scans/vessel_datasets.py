@@ -11,7 +11,7 @@ from PIL import Image
 
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
-from foveal.scans.synthetic import synthesize_eye
+from foveal.scans.structure_datasets import sorted_files, synthetic_eyes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_chase_db1(folder: Path) -> list[VesselCase]:
             vessels=_mask(folder / "manual1" / f"{path.stem}_1stHO.png"),
             field=_mask(folder / "mask" / f"{path.stem}_mask.png"),
         )
-        for path in _files(folder / "images", "Image_*.jpg")
+        for path in sorted_files(folder / "images", "Image_*.jpg")
     ]
 
 
@@ -61,14 +61,14 @@ def read_les_av(folder: Path) -> list[VesselCase]:
             vessels=_mask(folder / "av" / path.name),
             field=_mask(folder / "mask" / f"{path.stem}_mask.png"),
         )
-        for path in _files(folder / "images", "*.png")
+        for path in sorted_files(folder / "images", "*.png")
     ]
 
 
 def read_image_folder(folder: Path) -> list[VesselCase]:
     """One's own photographs: `images/NAME.*` with `masks/NAME.png`, vessels not 0; each its own patient."""
     cases = []
-    for path in _files(folder / "images", "*.*"):
+    for path in sorted_files(folder / "images", "*.*"):
         image = read_scan(path).image
         vessels = _mask(folder / "masks" / f"{path.stem}.png")
         if vessels.shape != image.shape[:2]:
@@ -103,27 +103,17 @@ def read_vessel_cases(root: Path) -> list[VesselCase]:
 
 def synthetic_vessel_cases(count: int, *, seed: int, size: int = 1024) -> list[VesselCase]:
     """Synthetic eyes of every kind: fields of 30 to 60 degrees, disc or macula, lesions 0 to 4."""
-    random = np.random.default_rng(seed)
-    cases = []
-    for number in range(count):
-        eye = synthesize_eye(
-            int(random.integers(2**31)),
-            size=size,
-            centered="disc" if random.random() < 0.5 else "macula",
-            field_angle=float(random.uniform(30, 60)),
-            lesions=int(random.integers(0, 5)),
+    return [
+        VesselCase(
+            name := f"synthetic-{number:04d}",
+            "synthetic",
+            f"synthetic/{name}",
+            eye.image,
+            eye.vessels,
+            eye.field.mask,
         )
-        name = f"synthetic-{number:04d}"
-        patient = f"synthetic/{number:04d}"
-        cases.append(VesselCase(name, "synthetic", patient, eye.image, eye.vessels, eye.field.mask))
-    return cases
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no file {pattern}")
-    return files
+        for number, eye in enumerate(synthetic_eyes(count, seed=seed, size=size))
+    ]
 
 
 def _mask(path: Path) -> np.ndarray:

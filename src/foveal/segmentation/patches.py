@@ -1,9 +1,9 @@
-"""Training patches: random, augmented squares of photographs with their soft and hard labels."""
+"""Training patches: random, augmented squares of photographs with their labels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from foveal.scans.field_of_view import FieldOfView, crop_padded, find_field_of_view
+from foveal.scans.structure_datasets import StructureCase
 from foveal.scans.vessel_datasets import VesselCase
 from foveal.segmentation.augmentation import AugmentationSettings, disturb, warp
 from foveal.segmentation.frames import frame_box, resample
@@ -24,11 +25,84 @@ _LEVELS = (1.5, 1.0, 0.7)
 @dataclass(frozen=True)
 class _Frame:
     image: Tensor  # (3, S, S) uint8
-    labels: Tensor  # (2, S, S) float16: soft label and hard mask, both signed
+    labels: Tensor  # (K, S, S) float16, signed
     diameter: int
 
 
-class VesselPatches:
+class _FramePatches:
+    """Augmented patches of photographs and the signed maps that travel with their pixels.
+
+    Args:
+        frames: of each photograph, at several sizes.
+        size: side of a patch, pixels.
+        diameter: working diameter of the field of view, pixels.
+        augmentation: how strongly patches vary.
+        reach: radius of the disc that patch centres are drawn from, in diameters of the field.
+        focus: probability that a patch is drawn around a pixel of a structure instead.
+        spots: of each photograph, (n, 2) places of structures, in sides of a frame; may be empty.
+    """
+
+    def __init__(
+        self,
+        frames: list[list[_Frame]],
+        *,
+        size: int,
+        diameter: int,
+        augmentation: AugmentationSettings | None,
+        reach: float = 0.42,
+        focus: float = 0.0,
+        spots: Sequence[Tensor] = (),
+    ) -> None:
+        if not frames:
+            raise ValueError("no labelled photographs to take patches from")
+        self.size, self.diameter, self.reach = size, diameter, reach
+        self.augmentation = augmentation or AugmentationSettings()
+        self._frames, self.focus, self._spots = frames, focus, spots
+
+    def __len__(self) -> int:
+        """Number of photographs."""
+        return len(self._frames)
+
+    def _draw(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """One patch of photograph `index`: (3, size, size) in [0, 1], and (K, size, size) in [-1, 1]."""
+        a = self.augmentation
+        uniform = torch.rand(6, generator=generator)
+        scale = math.exp(float(2 * uniform[0] - 1) * a.zoom)
+        levels = self._frames[index]
+        # The coarsest level that is not magnified, else the finest there is.
+        frame = min(
+            levels,
+            key=lambda f: (f.diameter < scale * self.diameter, abs(f.diameter - scale * self.diameter)),
+        )
+        ratio = scale * self.diameter / frame.diameter
+        side = frame.image.shape[-1]
+        # Centres are uniform over a disc in the field.
+        radius, bearing = (
+            self.reach * frame.diameter * math.sqrt(float(uniform[1])),
+            2 * math.pi * float(uniform[2]),
+        )
+        center = side / 2 + radius * torch.tensor([math.sin(bearing), math.cos(bearing)])
+        if float(uniform[5]) < self.focus and len(self._spots[index]):
+            spot = int(torch.randint(len(self._spots[index]), (), generator=generator))
+            wander = (torch.rand(2, generator=generator) - 0.5) * self.size / (2 * ratio)
+            center = side * self._spots[index][spot] + wander
+        # Only what a turned patch can reach is converted and warped.
+        far = math.ceil(self.size / ratio / math.sqrt(2)) + 2
+        top, left = (max(int(middle) - far, 0) for middle in center)
+        window = np.s_[:, top : int(center[0]) + far + 1, left : int(center[1]) + far + 1]
+        image, labels = warp(
+            frame.image[window].float() / 255,
+            frame.labels[window].float(),
+            center=center - torch.tensor([top, left]),
+            scale=ratio,
+            angle=2 * math.pi * float(uniform[3]) if a.rotate else 0.0,
+            flip=a.flip and bool(uniform[4] < 0.5),
+            size=self.size,
+        )
+        return disturb(image, a, generator), labels
+
+
+class VesselPatches(_FramePatches):
     """Augmented patches of labelled photographs, as a pure function of (index, generator).
 
     The soft label of a photograph is made once, at its own resolution and before any cropping, so that
@@ -56,59 +130,99 @@ class VesselPatches:
         mode: Mode = "h",
         metric: Metric = "euclidean",
     ) -> None:
-        if not cases:
-            raise ValueError("no labelled photographs to take patches from")
-        self.size, self.diameter = size, diameter
-        self.augmentation = augmentation or AugmentationSettings()
-        self._frames = [_frames(case, diameter, mode, metric) for case in cases]
-
-    def __len__(self) -> int:
-        """Number of photographs."""
-        return len(self._frames)
+        frames = [_vessel_frames(case, diameter, mode, metric) for case in cases]
+        super().__init__(frames, size=size, diameter=diameter, augmentation=augmentation)
 
     def sample(self, index: int, generator: Generator) -> dict[str, Tensor]:
         """One patch of photograph `index`, drawn with `generator`."""
-        a = self.augmentation
-        uniform = torch.rand(6, generator=generator)
-        scale = math.exp(float(2 * uniform[0] - 1) * a.zoom)
-        levels = self._frames[index]
-        # The coarsest level that is not magnified, else the finest there is.
-        frame = min(
-            levels,
-            key=lambda f: (f.diameter < scale * self.diameter, abs(f.diameter - scale * self.diameter)),
-        )
-        ratio = scale * self.diameter / frame.diameter
-        side = frame.image.shape[-1]
-        # Centres are uniform over the field's disc, well inside its border.
-        radius, bearing = (
-            0.42 * frame.diameter * math.sqrt(float(uniform[1])),
-            2 * math.pi * float(uniform[2]),
-        )
-        center = side / 2 + radius * torch.tensor([math.sin(bearing), math.cos(bearing)])
-        image, labels = warp(
-            frame.image.float() / 255,
-            frame.labels.float(),
-            center=center,
-            scale=ratio,
-            angle=2 * math.pi * float(uniform[3]) if a.rotate else 0.0,
-            flip=a.flip and bool(uniform[4] < 0.5),
-            size=self.size,
-        )
-        image = disturb(image, a, generator)
+        image, labels = self._draw(index, generator)
         # The class always comes from the warped hard mask: a soft label's zero lies a little outside it.
         return {"images": image, "soft_labels": labels[:1].clamp(-1, 1), "masks": (labels[1:] > 0).float()}
 
 
-def _frames(case: VesselCase, diameter: int, mode: Mode, metric: Metric) -> list[_Frame]:
-    field = find_field_of_view(case.image)
+class StructurePatches(_FramePatches):
+    """Augmented patches of photographs with masks of several structures, of which some may be unknown.
+
+    Args:
+        cases: labelled photographs, all with the same structures.
+        size: side of a patch, pixels.
+        diameter: working diameter of the field of view, pixels.
+        augmentation: how strongly patches vary.
+        levels: multiples of the working diameter at which photographs are kept.
+        reach: radius of the disc that patch centres are drawn from, in diameters of the field.
+        focus: probability that a patch is drawn around a pixel of a structure instead, of each structure of
+            the photograph equally often.
+
+    Items are dicts of `images` (3, size, size) float32 in [0, 1], `masks` (K, size, size) float32 in {0, 1}
+    and `valid` (K, size, size) float32 in {0, 1}, where a mask is to be trusted; beyond the photograph the
+    mask is 0 and to be trusted.
+    """
+
+    def __init__(
+        self,
+        cases: Iterable[StructureCase],
+        *,
+        size: int,
+        diameter: int,
+        augmentation: AugmentationSettings | None = None,
+        levels: Sequence[float] = _LEVELS,
+        reach: float = 0.42,
+        focus: float = 0.0,
+    ) -> None:
+        made = [_structure_frames(case, diameter, levels) for case in cases]
+        super().__init__(
+            [frames for frames, _ in made],
+            size=size,
+            diameter=diameter,
+            augmentation=augmentation,
+            reach=reach,
+            focus=focus,
+            spots=[spots for _, spots in made],
+        )
+
+    def sample(self, index: int, generator: Generator) -> dict[str, Tensor]:
+        """One patch of photograph `index`, drawn with `generator`."""
+        image, labels = self._draw(index, generator)
+        masks, unknown = labels.chunk(2)
+        return {"images": image, "masks": (masks > 0).float(), "valid": (unknown <= 0).float()}
+
+
+def _vessel_frames(case: VesselCase, diameter: int, mode: Mode, metric: Metric) -> list[_Frame]:
     vessels = case.vessels & case.field
     labels = np.stack([sauna_label(vessels, mode=mode, metric=metric), 2 * vessels - np.float32(1)], axis=-1)
-    image = np.where(field.mask[..., None], case.image, 0).astype(np.uint8)
-    return [_frame(image, labels, field, round(level * diameter)) for level in _LEVELS]
+    return _frames(case.image, labels, find_field_of_view(case.image), diameter, _LEVELS)
+
+
+def _structure_frames(
+    case: StructureCase, diameter: int, levels: Sequence[float]
+) -> tuple[list[_Frame], Tensor]:
+    # uint8 keeps large photographs small until they are resampled.
+    labels = np.concatenate([case.masks, ~case.valid]).transpose(1, 2, 0).astype(np.uint8) * np.uint8(255)
+    frames = _frames(case.image, labels, find_field_of_view(case.image), diameter, levels)
+    spots = [_spots(mask > 0) for mask in frames[0].labels[: len(case.masks)]]
+    return frames, torch.cat(spots)
+
+
+def _spots(mask: Tensor, count: int = 256) -> Tensor:
+    """(n, 2) places in an (S, S) mask, in sides of it: `count`, evenly spread, or none of an empty mask."""
+    places = torch.nonzero(mask).float() / mask.shape[-1]
+    if not len(places):
+        return places
+    return places[torch.linspace(0, len(places) - 1, count).round().long()]
+
+
+def _frames(
+    image: np.ndarray, labels: np.ndarray, field: FieldOfView, diameter: int, levels: Sequence[float]
+) -> list[_Frame]:
+    """Frames of a photograph; `labels` is (H, W, K), uint8 coverage or float in [-1, 1]."""
+    image = np.where(field.mask[..., None], image, 0).astype(np.uint8)
+    return [_frame(image, labels, field, round(level * diameter)) for level in levels]
 
 
 def _frame(image: np.ndarray, labels: np.ndarray, field: FieldOfView, diameter: int) -> _Frame:
     box, side = frame_box(field, diameter=diameter, multiple=32)
     pixels = resample(crop_padded(image, box), side)[0]
-    signed = resample(crop_padded(labels, box, fill=-1), side)[0]
+    coverage = labels.dtype == np.uint8
+    signed = resample(crop_padded(labels, box, fill=0 if coverage else -1), side)[0]
+    signed = 2 * signed - 1 if coverage else signed
     return _Frame((pixels * 255).round().to(torch.uint8), signed.half(), diameter)
