@@ -1,14 +1,15 @@
 """Values of the package pvbm as kept in `data/`, beside those of foveal's mode that must equal them."""
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from reference_masks import ReferenceMask
 
 from foveal.kernels.thinning import thin
 from foveal.measurement.landmarks import Disc
 from foveal.measurement.pvbm3 import (
-    Pvbm3Fractals,
     Pvbm3Geometry,
     calibre_zone,
     geometry_zone,
@@ -19,7 +20,11 @@ from foveal.measurement.pvbm3 import (
 )
 
 DATA = Path(__file__).parent / "data"
-WIDE = (1e-4, 0.9999)
+FRACTALS: dict[str, dict[str, Any]] = {
+    "fractals": {},
+    "wide_fractals": {"occupancy": (1e-4, 0.9999)},
+    "upright_fractals": {"rotations": 1},
+}
 
 
 def kept_values(name: str) -> dict[str, dict[str, str]]:
@@ -28,8 +33,8 @@ def kept_values(name: str) -> dict[str, dict[str, str]]:
         return {row["mask"]: row for row in csv.DictReader(file)}
 
 
-def measured_values(reference: ReferenceMask) -> dict[str, float]:
-    """The same columns by foveal."""
+def measured_values(reference: ReferenceMask, names: Collection[str]) -> dict[str, float]:
+    """The same columns by foveal, at least those with these names."""
     mask, skeleton = reference.mask, thin(reference.mask)
     disc = Disc(reference.disc[:2], reference.disc[2])
     zone = geometry_zone(mask.shape, disc, max_roi=reference.region_radius)
@@ -41,9 +46,11 @@ def measured_values(reference: ReferenceMask) -> dict[str, float]:
         values[f"equivalents.{kind}_knudtson"] = found.knudtson
         values[f"equivalents.{kind}_hubbard"] = found.hubbard
         values["equivalents.vessels"] = len(found.widths)
-    values |= _fractals("fractals", measure_fractals(mask))
-    values |= _fractals("wide_fractals", measure_fractals(mask, occupancy=WIDE))
-    values |= _fractals("upright_fractals", measure_fractals(mask, rotations=1))
+    for prefix, options in FRACTALS.items():
+        if f"{prefix}.d0" in names:
+            dimensions = measure_fractals(mask, **options)
+            for name in ("d0", "d1", "d2", "singularity_length"):
+                values[f"{prefix}.{name}"] = getattr(dimensions, name)
     old = measure_legacy_geometry(mask, skeleton)
     return values | {
         "old.area": old.area,
@@ -69,8 +76,3 @@ def _geometry(prefix: str, found: Pvbm3Geometry) -> dict[str, float]:
         f"{prefix}.ends": found.end_points,
         f"{prefix}.intersections": found.intersections,
     }
-
-
-def _fractals(prefix: str, found: Pvbm3Fractals) -> dict[str, float]:
-    names = ("d0", "d1", "d2", "singularity_length")
-    return {f"{prefix}.{name}": getattr(found, name) for name in names}

@@ -3,11 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 from skimage.transform import SimilarityTransform, rotate
 
 from foveal.kernels.compiled import compiled
-
-_FRAME = 2  # pixels without mass around the mask, so that a bilinear neighbourhood never leaves the array
 
 
 class RotatedMasses(NamedTuple):
@@ -32,7 +31,28 @@ def rotated_shape(shape: tuple[int, int], degrees: float) -> tuple[int, int]:
     return _rotation(shape, degrees)[1]
 
 
-def rotated_box_masses(mask: np.ndarray, degrees: float, sizes: np.ndarray) -> RotatedMasses:
+def framed_clearance(mask: np.ndarray) -> np.ndarray:
+    """How far each pixel is from the mask, by which a rotation passes over what is empty.
+
+    Args:
+        mask: (H, W) bool with both True and False pixels.
+
+    Returns:
+        (H + 2, W + 2) uint8, with a frame of one pixel around the image: 0 on the mask, else the chessboard
+        distance (the larger of rows and columns) to its nearest pixel, 255 for what is farther.
+
+    Raises:
+        ValueError: `mask` is not a two-dimensional bool array, or all its pixels are the same.
+    """
+    if mask.ndim != 2 or mask.dtype != bool:
+        raise ValueError(f"mask must be a bool array (H, W), got {mask.dtype} of shape {mask.shape}")
+    if not mask.any() or mask.all():
+        raise ValueError("mask must have both True and False pixels, but all of them are the same")
+    distance = ndimage.distance_transform_cdt(~np.pad(mask, 1), "chessboard")
+    return np.minimum(distance, 255).astype(np.uint8)
+
+
+def rotated_box_masses(clearance: np.ndarray, degrees: float, sizes: np.ndarray) -> RotatedMasses:
     """Rotate a mask, enlarging the image to hold it, and sum it up in boxes of each of several sizes.
 
     The rotated image is that of `skimage.transform.rotate` (bilinear, zero outside) and the sums are those
@@ -40,7 +60,7 @@ def rotated_box_masses(mask: np.ndarray, degrees: float, sizes: np.ndarray) -> R
     not fuse multiplication with addition. Where that matters: a box right at a limit.
 
     Args:
-        mask: (H, W) bool with both True and False pixels.
+        clearance: (H + 2, W + 2) uint8 of `framed_clearance`; the mask is where it is 0.
         degrees: counter-clockwise.
         sizes: (S,) side lengths of the boxes in pixels, 1 or more.
 
@@ -48,21 +68,20 @@ def rotated_box_masses(mask: np.ndarray, degrees: float, sizes: np.ndarray) -> R
         The masses, and the range of the rotated image's values.
 
     Raises:
-        ValueError: `mask` is not a two-dimensional bool array with True and False pixels, or a size is less
-            than 1.
+        ValueError: `clearance` is not a two-dimensional uint8 array, or a size is less than 1.
     """
-    mask, sizes = _validated(mask, sizes)
-    matrix, shape = _rotation(mask.shape, degrees)
-    padded = np.pad(mask, _FRAME).view(np.uint8)
-    flat, offsets, lowest, highest = _masses(padded, _extent(mask), matrix, *shape, sizes)
+    clearance, sizes = _validated(clearance, sizes)
+    matrix, shape = _rotation((clearance.shape[0] - 2, clearance.shape[1] - 2), degrees)
+    flat, offsets, lowest, highest = _masses(clearance, _extent(clearance), matrix, *shape, sizes)
     masses = [flat[offsets[i] : offsets[i + 1]].reshape(-(-shape[0] // s), -1) for i, s in enumerate(sizes)]
     return RotatedMasses(masses, shape, highest, lowest)
 
 
-def rotated_box_masses_reference(mask: np.ndarray, degrees: float, sizes: np.ndarray) -> RotatedMasses:
+def rotated_box_masses_reference(clearance: np.ndarray, degrees: float, sizes: np.ndarray) -> RotatedMasses:
     """The same with the image rotated by scikit-image and summed up by NumPy; see `rotated_box_masses`."""
-    mask, sizes = _validated(mask, sizes)
-    rotated = rotate(mask.astype(np.float64), degrees, resize=True, mode="constant", cval=0)
+    clearance, sizes = _validated(clearance, sizes)
+    image = (clearance[1:-1, 1:-1] == 0).astype(np.float64)
+    rotated = rotate(image, degrees, resize=True, mode="constant", cval=0)
     height, width = rotated.shape
     masses = []
     for size in sizes:
@@ -72,21 +91,22 @@ def rotated_box_masses_reference(mask: np.ndarray, degrees: float, sizes: np.nda
     return RotatedMasses(masses, (height, width), float(rotated.max()), float(rotated.min()))
 
 
-def _validated(mask: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _validated(clearance: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.asarray(sizes, np.int64)
-    if mask.ndim != 2 or mask.dtype != bool:
-        raise ValueError(f"mask must be a bool array (H, W), got {mask.dtype} of shape {mask.shape}")
-    if not mask.any() or mask.all():
-        raise ValueError("mask must have both True and False pixels, but all of them are the same")
+    if clearance.ndim != 2 or clearance.dtype != np.uint8 or min(clearance.shape) < 3:
+        raise ValueError(
+            "clearance must be that of framed_clearance, uint8 (H + 2, W + 2), "
+            f"got {clearance.dtype} of shape {clearance.shape}"
+        )
     if sizes.ndim != 1 or not len(sizes) or sizes.min() < 1:
         raise ValueError(f"sizes must be one or more box sides of 1 pixel or more, got {sizes}")
-    return np.ascontiguousarray(mask), sizes
+    return np.ascontiguousarray(clearance), sizes
 
 
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """First and last row and column with mass."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+def _extent(clearance: np.ndarray) -> tuple[int, int, int, int]:
+    """First and last row and column of the image with mass."""
+    rows, columns = (np.flatnonzero(clearance.min(axis=axis) == 0) for axis in (1, 0))
+    return int(rows[0]) - 1, int(rows[-1]) - 1, int(columns[0]) - 1, int(columns[-1]) - 1
 
 
 def _rotation(shape: tuple[int, ...], degrees: float) -> tuple[np.ndarray, tuple[int, int]]:
@@ -108,7 +128,7 @@ def _rotation(shape: tuple[int, ...], degrees: float) -> tuple[np.ndarray, tuple
 
 
 @compiled
-def _masses(padded, extent, matrix, height, width, sizes):  # type: ignore[no-untyped-def]
+def _masses(clearance, extent, matrix, height, width, sizes):  # type: ignore[no-untyped-def]
     count = len(sizes)
     offsets = np.zeros(count + 1, np.int64)
     for s in range(count):
@@ -116,8 +136,10 @@ def _masses(padded, extent, matrix, height, width, sizes):  # type: ignore[no-un
     flat = np.zeros(offsets[-1], np.float64)
     bands = np.zeros((width, count), np.float64)  # sums of the columns of each size's present band of boxes
     filled = np.zeros(count, np.bool_)
-    lowest, highest = np.inf, -np.inf
     limits = ((extent[2] - 1, extent[3] + 1), (extent[0] - 1, extent[1] + 1))  # of x, then of y
+    x_column, x_shift, y_column, y_shift = matrix[0, 0], matrix[0, 2], matrix[1, 0], matrix[1, 2]
+    occupied = 0
+    lowest, highest = np.inf, 0.0
     for row in range(height):
         # The pixels of this row that lie over the vessels' box: between its sides, in x and in y.
         begin, end = 0, width
@@ -132,28 +154,33 @@ def _masses(padded, extent, matrix, height, width, sizes):  # type: ignore[no-un
                 one, other = (low - rest) / slope, (high - rest) / slope
                 begin = max(begin, int(np.ceil(max(min(one, other), -1.0))) - 1)
                 end = min(end, int(np.floor(min(max(one, other), width))) + 2)
-        begin = max(begin, 0)
-        if end - begin < width:
-            lowest, highest = min(lowest, 0.0), max(highest, 0.0)
-        for column in range(begin, end):
-            x = matrix[0, 0] * column + matrix[0, 1] * row + matrix[0, 2]
-            y = matrix[1, 0] * column + matrix[1, 1] * row + matrix[1, 2]
+        x_row, y_row = matrix[0, 1] * row, matrix[1, 1] * row
+        before = occupied
+        column = max(begin, 0)
+        while column < end:
+            x = x_column * column + x_row + x_shift
+            y = y_column * column + y_row + y_shift
             left, top = np.floor(x), np.floor(y)
-            i, j = int(top) + _FRAME, int(left) + _FRAME
-            if i < 0 or j < 0 or i > padded.shape[0] - 2 or j > padded.shape[1] - 2:
-                value = 0.0
-            elif not padded[i, j] | padded[i, j + 1] | padded[i + 1, j] | padded[i + 1, j + 1]:
-                value = 0.0
-            else:
-                right, down = x - left, y - top
-                upper = (1 - right) * padded[i, j] + right * padded[i, j + 1]
-                lower = (1 - right) * padded[i + 1, j] + right * padded[i + 1, j + 1]
-                value = min((1 - down) * upper + down * lower, 1.0)
-            lowest, highest = min(lowest, value), max(highest, value)
+            i, j = int(top) + 1, int(left) + 1
+            if i < 0 or j < 0 or i > clearance.shape[0] - 2 or j > clearance.shape[1] - 2:
+                column += 1
+                continue
+            if clearance[i, j] > 1:
+                # n steps on, the four pixels around are at most n + 2 rows or columns away from this one.
+                column += max(clearance[i, j] - 2, 1)
+                continue
+            right, down = x - left, y - top
+            upper = (1 - right) * (clearance[i, j] == 0) + right * (clearance[i, j + 1] == 0)
+            lower = (1 - right) * (clearance[i + 1, j] == 0) + right * (clearance[i + 1, j + 1] == 0)
+            value = min((1 - down) * upper + down * lower, 1.0)
             if value > 0:
+                occupied += 1
+                lowest, highest = min(lowest, value), max(highest, value)
+                here = bands[column]
                 for s in range(count):
-                    bands[column, s] += value
-                filled[:] = True
+                    here[s] += value
+            column += 1
+        filled |= occupied > before
         for s in range(count):
             size = sizes[s]
             if (row + 1) % size == 0 or row + 1 == height:
@@ -164,6 +191,8 @@ def _masses(padded, extent, matrix, height, width, sizes):  # type: ignore[no-un
                         place += 1
                     bands[:, s] = 0.0
                 filled[s] = False
+    if occupied < height * width:
+        lowest = 0.0
     return flat, offsets, lowest, highest
 
 

@@ -105,7 +105,7 @@ def measure_widths_reference(
 
     met = set()
     for start in starts.tolist():
-        stack = [(start, 1, (start,), begin(start, -1))]
+        stack: list[tuple[int, int, tuple[int, ...], int]] = [(start, 1, (start,), begin(start, -1))]
         while stack:
             pixel, steps, path, part = stack.pop()
             onward = [other for other in links[pixel].tolist() if other >= 0 and other not in met]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foveal.kernels.rotated_boxes import rotated_box_masses, rotated_shape
+from foveal.kernels.rotated_boxes import framed_clearance, rotated_box_masses, rotated_shape
 
 SIZES = 20
 SMALLEST_BOX = 5  # pixels
@@ -81,24 +81,25 @@ def measure_fractals(
     if not mask.any() or mask.all():
         return missing
     found = []
+    clearance = framed_clearance(mask)
     for degrees in np.linspace(0, 360, rotations):
-        slopes = _slopes_at(mask, float(degrees), occupancy, moment)
+        slopes = _slopes_at(clearance, float(degrees), occupancy, moment)
         if slopes is None:
             return missing
-        found.append(Pvbm3Fractals(*slopes, rotation=float(degrees)))
+        found.append(Pvbm3Fractals(*slopes, float(degrees)))
     ordered = [one for one in found if one.d0 > one.d1 > one.d2]
     return max(ordered or found, key=lambda one: one.d0)  # of equals the first
 
 
 def _slopes_at(
-    mask: np.ndarray, degrees: float, occupancy: tuple[float, float], moment: float
+    clearance: np.ndarray, degrees: float, occupancy: tuple[float, float], moment: float
 ) -> tuple[float, float, float, float] | None:
     """D0, D1, D2 and singularity length at one rotation; None where the package stops."""
-    shorter = min(rotated_shape(mask.shape, degrees))
+    shorter = min(rotated_shape((clearance.shape[0] - 2, clearance.shape[1] - 2), degrees))
     sizes = np.linspace(SMALLEST_BOX, int(LARGEST_BOX * shorter), SIZES).astype(np.int64)
     if sizes[0] == sizes[-1] or sizes[-1] < 1:
         return None
-    rotated = rotated_box_masses(mask, degrees, sizes)
+    rotated = rotated_box_masses(clearance, degrees, sizes)
     if rotated.highest != 1 or rotated.lowest != 0:
         return None
     terms = []
@@ -109,8 +110,8 @@ def _slopes_at(
         terms.append(_moments(shares, moment))
     d0, d1, d2, weakest, strongest = np.array(terms).T
     logs = np.log(sizes)
-    slopes = [_slope(-logs, term) for term in (d0, d1, d2)]
-    return (*slopes, abs(_slope(logs, weakest) - _slope(logs, strongest)))
+    width = abs(_slope(logs, weakest) - _slope(logs, strongest))
+    return _slope(-logs, d0), _slope(-logs, d1), _slope(-logs, d2), width
 
 
 def _shares(masses: np.ndarray, size: int, limits: Sequence[tuple[float, float]]) -> np.ndarray | None:

@@ -77,9 +77,8 @@ def measure_legacy_geometry(mask: np.ndarray, skeleton: np.ndarray) -> Pvbm3Lega
         - Searches depend on the order of neighbours: values change under a quarter turn.
         - Arms end on another intersection only when they come to it from the left or from the upper right.
         - In an image wider than high, arms do not go on diagonally to the right beyond column H.
-        - Where the package stops, values are NaN: tortuosity and length where a loop of more than 10 pixels
-          returns to its own pixel (division by a chord of 0), angles where an image is higher than wide and
-          an arm walks through its last column.
+        - In an image higher than wide the package stops where an arm walks through the last column; here the
+          angles are NaN then.
 
     Args:
         mask: (H, W) bool, True on vessels.
@@ -108,18 +107,14 @@ def measure_legacy_geometry(mask: np.ndarray, skeleton: np.ndarray) -> Pvbm3Lega
     first, last, arcs = skeleton_segments(links, ends | junctions, shortest=SHORTEST)
     segments = positions[np.stack([first, last], axis=1)].astype(np.int64)
     chords = np.sqrt(((segments[:, 1] - segments[:, 0]) ** 2).sum(axis=1))
-    if (chords > 0).all():
-        tortuosity, length = median(arcs / chords), float(chords.sum())
-    else:
-        tortuosity, length = float("nan"), float("nan")
 
     angle_arms = _angle_arms(positions, links, junctions, ends, mask.shape)
     angles = np.degrees(np.arccos(np.clip(arm_cosines(angle_arms), -1, 1)))
     return Pvbm3LegacyGeometry(
         area=float(mask.sum()),
         perimeter=_perimeter(mask),
-        tortuosity=tortuosity,
-        length=length,
+        tortuosity=median(arcs / chords),  # a search never comes back to its origin, so no chord is 0
+        length=float(chords.sum()),
         end_points=int(ends.sum()),
         intersections=int(junctions.sum()),
         branching_angle_median=median(angles),
