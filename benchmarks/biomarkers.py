@@ -42,7 +42,7 @@ from foveal.recipes.evidence import describe_environment  # noqa: E402
 from foveal.scans.field_of_view import FieldOfView  # noqa: E402
 from peers.agreement import agreement  # noqa: E402
 from peers.pvbm import Pvbm, ReferenceMask, photograph_masks, write_reference  # noqa: E402
-from peers.vascx import SIDE, Vascx, fit_square  # noqa: E402
+from peers.vascx import SIDE, Vascx, fit_square, resized  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence" / "biomarkers-speed.md"
@@ -102,11 +102,8 @@ class Scene:
     def scaled(self, height: int) -> Scene:
         """The same eye at another height, by nearest neighbour."""
         factor = height / self.vessels.shape[0]
-        size = round(factor * self.vessels.shape[1]), height
-        masks = [
-            np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-            for mask in (self.arteries, self.veins, self.vessels, self.field)
-        ]
+        shape = height, round(factor * self.vessels.shape[1])
+        masks = [resized(mask, shape) for mask in (self.arteries, self.veins, self.vessels, self.field)]
         row, column, radius = (round(factor * value) for value in self.disc)
         fovea = factor * self.fovea[0], factor * self.fovea[1]
         return Scene(f"{self.name}, scaled", *masks, (row, column, radius), fovea)

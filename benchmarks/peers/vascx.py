@@ -63,4 +63,10 @@ def fit_square(mask: np.ndarray) -> np.ndarray:
     top, left = (side - height) // 2, (side - width) // 2
     square = np.zeros((side, side), bool)
     square[top : top + height, left : left + width] = mask
-    return np.array(Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    return resized(square, (SIDE, SIDE))
+
+
+def resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A bool mask at another shape, by nearest neighbour."""
+    picture = Image.fromarray(mask.astype(np.uint8))  # one-bit pictures come back with 255 for True
+    return np.array(picture.resize(shape[::-1], Image.Resampling.NEAREST)) > 0
