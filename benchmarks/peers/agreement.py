@@ -25,10 +25,10 @@ def agreement(data: Path) -> list[list[str]]:
         for mask, kept in kept_values(path.name).items():
             if mask not in cases or cases[mask].digest != kept["digest"]:
                 continue
-            for name, value in measured_values(cases[mask]).items():
-                cell, prefix = kept[name], name.split(".")[0]
-                if not cell:
-                    continue
+            names = [name for name, cell in kept.items() if "." in name and cell]
+            measured = measured_values(cases[mask], names)
+            for name in names:
+                cell, value, prefix = kept[name], measured[name], name.split(".")[0]
                 expected = float("nan") if cell.endswith("Error") else float(cell)
                 both_missing = math.isnan(expected) and math.isnan(value)
                 difference = 0.0 if both_missing else abs(value - expected)
