@@ -72,7 +72,8 @@ def test_links_lead_to_the_pixel_one_step_away(seed: int) -> None:
     positions, links = pixel_links(tangle(seed))
     for k, step in enumerate(LINK_STEPS):
         linked = links[:, k] >= 0
-        np.testing.assert_array_equal(positions[links[linked, k]] - positions[linked], [step] * linked.sum())
+        moves = positions[links[linked, k]] - positions[linked]
+        np.testing.assert_array_equal(moves, np.tile(step, (len(moves), 1)))
     assert pytest.approx([np.hypot(*step) for step in LINK_STEPS]) == LINK_LENGTHS
 
 

@@ -156,7 +156,8 @@ def junction_arms_reference(
     return np.array(origins, np.int64), np.array(arms, np.int64), walked
 
 
-# In the heaps a pixel is direction * N + number, so that their order is that of the pair.
+# In the heaps a pixel is direction << 32 | number, so that their order is that of the pair.
+_NUMBER = (1 << 32) - 1
 
 
 @compiled
@@ -169,7 +170,7 @@ def _covered(links):  # type: ignore[no-untyped-def]
             continue
         heap = [np.int64(seed)]
         while heap:
-            pixel = heapq.heappop(heap) % count
+            pixel = heapq.heappop(heap) & _NUMBER
             for k in range(8):
                 other = links[pixel, k]
                 if other >= 0 and not reached[other]:
@@ -178,7 +179,7 @@ def _covered(links):  # type: ignore[no-untyped-def]
                         direct += 1
                     else:
                         diagonal += 1
-                    heapq.heappush(heap, np.int64(k * count + other))
+                    heapq.heappush(heap, np.int64(k << 32 | other))
     return direct, diagonal
 
 
@@ -195,7 +196,7 @@ def _segments(links, particular, steps, shortest):  # type: ignore[no-untyped-de
             continue
         heap = [np.int64(origin)]
         while heap:
-            pixel = heapq.heappop(heap) % count
+            pixel = heapq.heappop(heap) & _NUMBER
             for k in range(8):
                 other = links[pixel, k]
                 if other < 0 or claimed[other]:
@@ -204,7 +205,7 @@ def _segments(links, particular, steps, shortest):  # type: ignore[no-untyped-de
                 if not particular[other]:
                     claimed[other] = 1
                     length[other] = total
-                    heapq.heappush(heap, np.int64(k * count + other))
+                    heapq.heappush(heap, np.int64(k << 32 | other))
                 elif total > shortest:
                     first.append(np.int64(origin))
                     last.append(np.int64(other))
@@ -215,23 +216,47 @@ def _segments(links, particular, steps, shortest):  # type: ignore[no-untyped-de
 @compiled
 def _depths(links, origins):  # type: ignore[no-untyped-def]
     count = len(links)
-    depths = np.full(count, -1, np.int64)
-    depth = np.zeros(count, np.int64)
-    reached_from = np.full(count, -1, np.int64)
+    # The links that exist, row by row, as they stand in the heap.
+    first = np.zeros(count + 1, np.int32)
+    codes = np.empty((links >= 0).sum(), np.int64)
+    at = 0
+    for pixel in range(count):
+        for k in range(8):
+            if links[pixel, k] >= 0:
+                codes[at] = k << 32 | links[pixel, k]
+                at += 1
+        first[pixel + 1] = at
+    depths = np.full(count, -1, np.int32)
+    depth = np.zeros(count, np.int32)
+    reached_from = np.full(count, -1, np.int32)
     for origin in origins:
         reached_from[origin] = origin
         depth[origin] = 0
         heap = [np.int64(origin)]
-        while heap:
-            pixel = heapq.heappop(heap) % count
-            for k in range(8):
-                other = links[pixel, k]
-                if other >= 0 and reached_from[other] != origin:
+        heap.pop()
+        pixel = np.int64(origin)
+        while True:
+            onward = depth[pixel] + 1
+            # The last pixel found waits outside the heap: on a line it is often the next one.
+            waiting = np.int64(-1)
+            for link in range(first[pixel], first[pixel + 1]):
+                code = codes[link]
+                other = code & _NUMBER
+                if reached_from[other] != origin:
                     reached_from[other] = origin
-                    depth[other] = depth[pixel] + 1
-                    depths[other] = max(depths[other], depth[other])
-                    heapq.heappush(heap, np.int64(k * count + other))
-    return depths
+                    depth[other] = onward
+                    depths[other] = max(depths[other], onward)
+                    if waiting >= 0:
+                        heapq.heappush(heap, waiting)
+                    waiting = code
+            if waiting < 0:
+                if not heap:
+                    break
+                waiting = heapq.heappop(heap)
+            elif heap and heap[0] < waiting:
+                waiting = heapq.heapreplace(heap, waiting)
+            pixel = waiting & _NUMBER
+    return depths.astype(np.int64)
 
 
 @compiled
