@@ -199,9 +199,9 @@ def measure(
 ) -> None:
     """Measure vessel masks that other tools made: all biomarkers, one row a mask.
 
-    Files belong to a mask by their names: 21_training_mask.gif to 21_manual1.gif. A run that was stopped goes on
-    where it stopped when the same command is given again. Exit status: 0 all masks are measured, 1 some failed
-    (see TABLE.failures.csv), 2 nothing could start.
+    Files belong to a mask by their names: 21_training_mask.gif to 21_manual1.gif. A run that was stopped
+    goes on where it stopped when the same command is given again. Exit status: 0 all masks are measured,
+    1 some failed (see TABLE.failures.csv), 2 nothing could start.
     """
     from foveal.screening.mask_settings import MeasureSettings
     from foveal.screening.mask_sources import MaskSources

@@ -112,12 +112,12 @@ def _read_tiff(path: Path, data: bytes, limits: Limits) -> tuple[np.ndarray, np.
             palette = np.zeros((256, 3), np.uint8)
             palette[: entries.shape[1]] = entries.T[:256]
             return values, palette
-        if page.photometric == PHOTOMETRIC.MINISWHITE and values.dtype.kind in "bu":
-            top = 1 if values.dtype == bool else (1 << page.bitspersample) - 1
-            values = ~values if values.dtype == bool else (top - values).astype(values.dtype)
+        # Not for single bits: Python's bool arrays are written as MINISWHITE, but with 1 for true.
+        if page.photometric == PHOTOMETRIC.MINISWHITE and values.dtype.kind == "u":
+            values = ((1 << page.bitspersample) - 1 - values).astype(values.dtype)
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))):
         raise ScanError(path, f"TIFF page is {values.shape}; allowed: grey, palette or colour")
-    return values[..., :3], None
+    return (values[..., :3] if values.ndim == 3 else values), None
 
 
 def _read_picture(path: Path, data: bytes, limits: Limits) -> tuple[np.ndarray, np.ndarray | None]:

@@ -23,7 +23,7 @@ MOST_VESSEL = 0.5  # of the frame; retinal vessels cover about a tenth of it
 PHOTOGRAPH_SHARE = 0.35  # of the frame between dark and bright: photographs have 0.65 and more, masks 0.05
 NOTABLE_SHARE = 0.01  # of the vessel pixels
 FOREIGN_SHARE = 0.05  # of the vessel pixels, in colours that no coding has
-FEW_LEVELS = 16
+FEW_LEVELS = 8  # up to so many are labels, if they are not one of two ends
 
 # By 4 R + 2 G + B of colours that are rounded to 0 or 1: which are arteries, veins, and in no coding.
 _ARTERY = np.array([0, 0, 1, 1, 1, 1, 1, 0], bool)
@@ -118,9 +118,9 @@ def _tell_coding(samples: StoredSamples) -> Coding:
     if values.dtype.kind == "f" and not np.isin(values[:: max(1, len(values) // 64)], range(4)).all():
         return "probability"  # settled by a few rows; the next line sorts all pixels
     levels = _levels(values)
-    if len(levels) == 2 and levels[0] == 0 and levels[1] not in (2, 3):
+    if len(levels) == 1 or (len(levels) == 2 and levels[0] == 0 and levels[1] not in (2, 3)):
         return "binary"
-    if len(levels) > 1 and levels[0] == 0 and (np.isin(levels, range(4)).all()):
+    if levels[0] == 0 and np.isin(levels, range(4)).all():
         return _label_coding(values)
     if 2 < len(levels) <= FEW_LEVELS and values.dtype.kind != "f":
         _refuse_unknown_labels(samples.path, values, levels)

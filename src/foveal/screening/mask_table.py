@@ -150,11 +150,18 @@ def mask_columns(kinds: Sequence[Kind], settings: MeasureSettings) -> list[Colum
     return [*_MASK, *biomarkers, *(_pvbm3_columns(kinds) if settings.compat == "pvbm3" else ()), *_PROVENANCE]
 
 
+def pvbm3_families(kind: Kind) -> list[str]:
+    """Families of PVBM's measures that there are of a kind of vessels: no equivalents of all vessels."""
+    from foveal.measurement.pvbm3 import PVBM3_FAMILIES
+
+    return [family for family in PVBM3_FAMILIES if family != "equivalents" or kind != "vessel"]
+
+
 def _pvbm3_columns(kinds: Sequence[Kind]) -> Iterator[Column]:
     from foveal.measurement.pvbm3 import PVBM3_FAMILIES
 
     for kind in kinds:
-        for name in (name for names in PVBM3_FAMILIES.values() for name in names):
+        for name in (name for family in pvbm3_families(kind) for name in PVBM3_FAMILIES[family]):
             unit = next((unit for part, unit in _PVBM3_UNITS.items() if part in name), "1")
             title = f"{name.replace('_', ' ').capitalize()} by PVBM"
             description = (

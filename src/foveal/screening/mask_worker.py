@@ -235,6 +235,7 @@ def _add_pvbm3(
 ) -> None:
     """Add the measures of PVBM with all digits; its lengths do not know of the field of view."""
     from foveal.measurement.pvbm3 import measure_pvbm3
+    from foveal.screening.mask_table import pvbm3_families
 
     masks: dict[Kind, np.ndarray | None] = {
         "vessel": mask.vessels,
@@ -244,7 +245,8 @@ def _add_pvbm3(
     for kind, shown in masks.items():
         if shown is None:
             continue
-        for name, value in measure_pvbm3(shown, disc=disc, kind=kind).items():
+        families = pvbm3_families(kind)
+        for name, value in measure_pvbm3(shown, disc=disc, kind=kind, families=families).items():
             column = f"{kind}_pvbm3_{name}"
             values[column] = value if np.isfinite(value) else None
             if values[column] is None:

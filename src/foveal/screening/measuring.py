@@ -116,7 +116,8 @@ def measure_masks(
             item for item, is_done in zip(items, _finished(items, job, journal), strict=True) if not is_done
         ]
         resumed = len(items) - len(waiting)
-        for outcome in bar.track(_outcomes(waiting, job), len(waiting), description="Measuring"):
+        outcomes = _outcomes(waiting, job)
+        for outcome in bar.track(outcomes, len(waiting), description="Measuring") if waiting else ():
             if isinstance(outcome, Failure):
                 failed[outcome.name] = outcome
             else:
