@@ -110,6 +110,8 @@ def frame(axes: "Axes", box: Sequence[float], *, panel: float = 0.0) -> None:
     height = bottom - top
     axes.set_xlim(left, right + panel * height)
     axes.set_ylim(bottom + _FOOTER * height, top)
+    # A part of the photograph goes on below: the keys get a black ground, above drawings and below writing.
+    axes.axhspan(bottom, bottom + _FOOTER * height, color="black", zorder=4.5, lw=0)
     axes.set_aspect("equal")
     axes.set_facecolor("black")
     axes.set_xticks([])
@@ -157,7 +159,9 @@ def colour_bar(axes: "Axes", mappable: "ScalarMappable", label: str) -> None:
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(colors="white", labelsize=SMALL - 1, length=2, pad=1)
     bar.ax.locator_params(nbins=4)
-    axes.text(0.35, 0.048, label, transform=axes.transAxes, color="white", fontsize=SMALL, va="center")
+    axes.text(
+        0.35, 0.048, label, zorder=5, transform=axes.transAxes, color="white", fontsize=SMALL, va="center"
+    )
 
 
 def key(axes: "Axes", handles: Sequence[Any]) -> None:
@@ -190,7 +194,13 @@ def text_on_photograph(
     """White text with a dark rim, centred at (row, column)."""
     from matplotlib.patheffects import withStroke
 
-    settings: dict[str, Any] = {"color": "white", "fontsize": SMALL, "ha": "center", "va": "center"} | options
+    settings: dict[str, Any] = {
+        "zorder": 5,
+        "color": "white",
+        "fontsize": SMALL,
+        "ha": "center",
+        "va": "center",
+    } | options
     rim = [withStroke(linewidth=2, foreground="black")]
     axes.text(point[1], point[0], text, path_effects=rim, clip_on=True, **settings)
 

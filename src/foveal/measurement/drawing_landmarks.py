@@ -208,7 +208,7 @@ def draw_scale(eye: Eye, axes: "Axes") -> None:
     _, left, bottom, _ = eye.field.box
     row = bottom + 0.02 * eye.field.diameter
     start = left + 0.04 * eye.field.diameter
-    axes.plot([start, start + length], [row, row], color="white", lw=2.5, solid_capstyle="butt")
+    axes.plot([start, start + length], [row, row], color="white", lw=2.5, solid_capstyle="butt", zorder=5)
     place = (row + 0.025 * eye.field.diameter, start + length / 2)
     text_on_photograph(axes, place, f"{_SCALE_BAR_MM:g} mm")
 
