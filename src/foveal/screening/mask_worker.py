@@ -23,6 +23,7 @@ from foveal.screening.mask_record import MaskRecord
 from foveal.screening.mask_settings import MeasureSettings
 from foveal.screening.mask_sources import MaskItem
 from foveal.screening.records import Failure, Value, failure_reason, tidy
+from foveal.screening.run import MARKER
 
 if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
@@ -65,7 +66,7 @@ class MaskJob:
         settings = self.settings
         key = result_key(item, settings)
         with stage("read"):
-            mask = read_vessel_mask(item.path, coding=settings.coding, threshold=settings.threshold)  # type: ignore[arg-type]
+            mask = read_vessel_mask(item.path, coding=_coding(item, settings), threshold=settings.threshold)  # type: ignore[arg-type]
             shape = mask.vessels.shape
         with stage("photograph"):
             image, image_spacing = _photograph(item, shape)
@@ -121,6 +122,13 @@ def result_key(item: MaskItem, settings: MeasureSettings) -> str:
         "spacing": item.spacing_mm,
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _coding(item: MaskItem, settings: MeasureSettings) -> str:
+    """The coding as given; label 3 of a mask in foveal's own report is told by where the mask lies."""
+    folder = item.path.parent
+    own = folder.name == "masks" and (folder.parent / MARKER).is_file()
+    return "av-foveal" if own and settings.coding == "auto" else settings.coding
 
 
 def _photograph(
