@@ -191,7 +191,7 @@ def measure(
         str | None, typer.Option(metavar="pvbm3", help="Also the measures of PVBM 3, with its numbers.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Masks at the same time.", show_default="one a core")
+        int | None, typer.Option(min=1, help="Masks at the same time.", show_default="up to one a core")
     ] = None,
     overlays: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Draw what was measured, one picture a mask.")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from foveal.measurement.measure import measure_eye
 from foveal.measurement.pvbm3 import measure_pvbm3
 from foveal.scans.area_masks import whole_frame
 from foveal.scans.synthetic import synthesize_eye
+from foveal.scans.vessel_masks import CODINGS
 from foveal.screening.landmark_tables import ByName, read_landmarks
 from foveal.screening.mask_settings import MeasureSettings
 from foveal.screening.mask_sources import MaskSources
@@ -395,3 +397,11 @@ def test_a_table_of_foveas_as_vascx_writes_it_is_read(tmp_path: Path):
     known = read_landmarks(tmp_path / "fovea.csv").find("IM1")
     assert known is not None
     assert known.fovea == (20, 30.5)
+
+
+def test_the_documentation_names_every_coding_and_option():
+    page = (Path(__file__).parents[2] / "docs" / "measure.md").read_text(encoding="utf-8")
+    assert all(f"| `{coding}` |" in page for coding in CODINGS)
+    command = typer.main.get_command(cli.app).commands["measure"]  # type: ignore[attr-defined]
+    options = {option.opts[0] for option in command.params if option.name not in ("masks", "workers", "help")}
+    assert all(option in page for option in options)

@@ -20,7 +20,7 @@ class MeasureSettings(Settings):
             text, "0.007" or "0.007,0.0071". None: from the optic disc, or lengths in pixels only.
         regions: names in `foveal.measurement.regions.REGIONS`, or as text: all, none, or names with commas.
         compat: "pvbm3": the measures of PVBM 3 as well.
-        workers: processes that measure at the same time; None: one a processor core.
+        workers: processes that measure at the same time; None: one a processor core, fewer for few masks.
     """
 
     coding: str = "auto"

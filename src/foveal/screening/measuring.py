@@ -28,10 +28,19 @@ from foveal.screening.progress import progress_bar, tell_failures
 from foveal.screening.records import Failure, Value
 from foveal.screening.tables import write_failures
 
+MASKS_WORTH_A_PROCESS = 16  # a process takes two seconds to start, a mask a tenth of one
 FIELD_NOTES = {
     "whole frame": "field: whole frame; densities are relative to it (the true one: --fields, --images)",
     "mask": "field: from --fields",
     "photograph": "field: from --images",
+}
+
+SCALE_NOTES = {
+    "none": "scale: not known, so no millimetres (--spacing, or --disc)",
+    "disc": "scale: from the optic disc, taken as 1.8 mm wide",
+    "given": "scale: from --spacing",
+    "table": "scale: from the table",
+    "photograph": "scale: from the photograph",
 }
 
 
@@ -168,7 +177,8 @@ def _finished(items: Sequence[MaskItem], job: MaskJob, journal: Journal) -> Iter
 
 def _outcomes(items: Sequence[MaskItem], job: MaskJob) -> Iterator[MaskRecord | Failure]:
     """Measure masks in this process or over several, in no particular order."""
-    workers = min(job.settings.workers or available_cores(), len(items))
+    worthwhile = min(available_cores(), 1 + len(items) // MASKS_WORTH_A_PROCESS)
+    workers = min(job.settings.workers or worthwhile, len(items))
     if workers <= 1:
         yield from map(job.measure, items)
         return
@@ -231,15 +241,6 @@ def _told(counts: dict[str, Counter[str]], notes: Counter[str], masks: int) -> l
     lines += [f"{FIELD_NOTES[source]}{of(number)}" for source, number in counts["field_source"].most_common()]
     lines += [f"{SCALE_NOTES[source]}{of(number)}" for source, number in counts["scale_source"].most_common()]
     return lines
-
-
-SCALE_NOTES = {
-    "none": "scale: not known, so no millimetres (--spacing, or --disc)",
-    "disc": "scale: from the optic disc, taken as 1.8 mm wide",
-    "given": "scale: from --spacing",
-    "table": "scale: from the table",
-    "photograph": "scale: from the photograph",
-}
 
 
 def _tell(console: Console, summary: MeasureSummary, paths: TablePaths, told: Sequence[str]) -> None:
