@@ -20,12 +20,17 @@ def full_field(shape: tuple[int, int]) -> FieldOfView:
 
 def bar(start: tuple[float, float], end: tuple[float, float], width: float, size: int = 300) -> np.ndarray:
     """Pixels whose centre lies in a rectangle with this axis and width."""
-    row, column = np.mgrid[:size, :size] - np.array(start, float)[:, None, None]
+    mask = np.zeros((size, size), bool)
+    low = np.floor(np.minimum(start, end) - width / 2).astype(int).clip(0, size)
+    high = np.ceil(np.maximum(start, end) + width / 2 + 1).astype(int).clip(0, size)
+    row, column = np.mgrid[low[0] : high[0], low[1] : high[1]] - np.array(start, float)[:, None, None]
     axis = np.subtract(end, start)
     length = np.hypot(*axis)
     along = (row * axis[0] + column * axis[1]) / length
     across = (column * axis[0] - row * axis[1]) / length
-    return (along >= 0) & (along <= length) & (np.abs(across) < width / 2)
+    inside = (along >= 0) & (along <= length) & (np.abs(across) < width / 2)
+    mask[low[0] : high[0], low[1] : high[1]] = inside
+    return mask
 
 
 def arm(
