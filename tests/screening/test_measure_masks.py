@@ -207,7 +207,7 @@ def test_a_disc_of_no_mask_is_told_and_discs_of_none_stop_the_run(masks: Path, t
     )
     assert result.exit_code == 0
     assert "--disc has nothing for 2 of 3 masks, e.g. b_av" in result.output
-    assert "--disc has 1 entries of no mask, e.g. x_disc" in result.output
+    assert "--disc has entries of no mask: 1, e.g. x_disc" in result.output
 
 
 @pytest.mark.parametrize(

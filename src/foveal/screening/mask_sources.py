@@ -165,7 +165,7 @@ class _Group:
             count = f"{len(self.lacking)} of {masks}"
             notes.append(f"{self.option} has nothing for {count} masks, e.g. {self.lacking[0]}")
         if unused:
-            notes.append(f"{self.option} has {len(unused)} entries of no mask, e.g. {unused[0]}")
+            notes.append(f"{self.option} has entries of no mask: {len(unused)}, e.g. {unused[0]}")
         return notes
 
 
