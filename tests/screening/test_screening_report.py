@@ -116,9 +116,8 @@ def test_pages_lead_through_all_photographs_in_order(report: Path):
 def test_a_page_shows_all_overlays_and_the_place_in_the_cohort(report: Path):
     page = Page(report / "scans" / "first.html")
     layers = {name for name in page.ids if name.startswith("layer-")}
-    assert layers == {
-        f"layer-{name}" for name in ("outline", "fill", "probability", "doubt", "relevance", "field")
-    }
+    expected = ("outline", "fill", "widths", "nodes", "angles", "probability", "doubt", "relevance", "field")
+    assert layers == {f"layer-{name}" for name in expected}
     assert "Image quality" in page.text
     assert "Vessel density" in page.text
 
@@ -129,6 +128,15 @@ def test_a_report_of_one_photograph_says_that_there_is_nothing_to_compare(
     screen(source / "a.png", tmp_path / "report", settings, progress=False)
     assert "no other photograph to compare with" in Page(tmp_path / "report" / "scans" / "a.html").text
     assert "Distributions are drawn from two photographs on" in Page(tmp_path / "report" / "index.html").text
+
+
+def test_biomarkers_stand_in_families_and_the_missing_ones_below_with_their_reason(report: Path):
+    text = Page(report / "scans" / "first.html").text
+    titles = ["Extent", "Calibre", "Tortuosity", "Branching", "Fractal geometry", "Sparsity"]
+    places = [text.index(f"{title} Measure Value") for title in [*titles, "Position and image"]]
+    assert places == sorted(places)
+    assert text.index("Not measured") > places[-1]
+    assert "the scan does not say how large a pixel is" in text[text.index("Not measured") :]
 
 
 def test_pages_stay_small(report: Path):

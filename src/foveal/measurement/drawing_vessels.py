@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ MARKS: dict[NodeName, tuple[str, str, float]] = {
     "branch": ("s", "#f29f05", 4.5),
     "crossing": ("X", "#ff7ad9", 6.5),
 }
+ARM_COLOUR = "#f29f05"
 _ARM = 0.022  # of the field's diameter
 _CLEAR = 0.035  # of it: least distance between two labels
 _OWN: dict[Kind, tuple[str, ...]] = {  # for all vessels the colours of Okabe and Ito
@@ -251,36 +252,67 @@ def draw_bifurcations(m: VesselMeasurement, axes: "Axes") -> None:
     key(axes, marks)
 
 
-def draw_angles(m: VesselMeasurement, axes: "Axes") -> None:
-    """The arms of each bifurcation and the angle between them in degrees, labelled where there is room."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.lines import Line2D
+class Arms(NamedTuple):
+    """Bifurcations as they are drawn; all positions are (row, column) in pixels.
 
+    Attributes:
+        nodes: (B, 2) where a vessel divides.
+        tips: (B, 2, 2) ends of the arms along the first course of both daughters.
+        curves: (B, 9, 2) arcs between the arms.
+        angles: (B,) between the daughters, in degrees.
+        labels: (B, 2) places for the angles, on the side of the daughters and within the field's box.
+        labelled: numbers of the bifurcations whose labels are clear of one another.
+    """
+
+    nodes: np.ndarray
+    tips: np.ndarray
+    curves: np.ndarray
+    angles: np.ndarray
+    labels: np.ndarray
+    labelled: list[int]
+
+
+def bifurcation_arms(m: VesselMeasurement) -> Arms:
+    """Arms, arcs and labels of the bifurcations in the region."""
     tree, found = m.layer.tree, m.layer.tree.bifurcations
     here = np.flatnonzero(m.nodes_inside[found.nodes])
     nodes, daughters = m.graph.nodes[found.nodes[here]], found.daughters[here]
-    directions = tree.directions[2 * daughters + tree.near[daughters]]  # (B, 2, 2) row, column
+    directions = tree.directions[2 * daughters + tree.near[daughters]]  # (B, 2, 2)
     length = _ARM * m.field.diameter
-    tips = nodes[:, None] + length * directions
-    draw_paths(axes, m, opacity=0.5, width=0.9)
-    arms = np.stack([tips[:, 0], nodes, tips[:, 1]], axis=1)[..., ::-1]
-    axes.add_collection(LineCollection(list(arms), colors="#f29f05", linewidths=1.6), autolim=False)
     turn = np.linspace(0, 1, 9)[None, :, None]
     arcs = directions[:, :1] * (1 - turn) + directions[:, 1:] * turn
     arcs /= np.maximum(np.linalg.norm(arcs, axis=2, keepdims=True), 1e-9)
-    curves = (nodes[:, None] + 0.5 * length * arcs)[..., ::-1]
-    axes.add_collection(LineCollection(list(curves), colors="white", linewidths=0.8), autolim=False)
     top, left, bottom, right = m.field.box
     labels = np.clip(
         nodes + 1.35 * length * arcs[:, arcs.shape[1] // 2],
         (top + length, left + length),
         (bottom - length, right - length),
     )
-    for number in _apart(labels, _CLEAR * m.field.diameter):
-        text_on_photograph(axes, labels[number], f"{found.angles[here[number]]:.0f}°", fontsize=SMALL - 1.5)
-    key(
-        axes, [Line2D([], [], color="#f29f05", lw=1.6, label=f"first course of both daughters ({len(here)})")]
+    return Arms(
+        nodes=nodes,
+        tips=nodes[:, None] + length * directions,
+        curves=nodes[:, None] + 0.5 * length * arcs,
+        angles=found.angles[here],
+        labels=labels,
+        labelled=_apart(labels, _CLEAR * m.field.diameter),
     )
+
+
+def draw_angles(m: VesselMeasurement, axes: "Axes") -> None:
+    """The arms of each bifurcation and the angle between them in degrees, labelled where there is room."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    arms = bifurcation_arms(m)
+    draw_paths(axes, m, opacity=0.5, width=0.9)
+    lines = np.stack([arms.tips[:, 0], arms.nodes, arms.tips[:, 1]], axis=1)[..., ::-1]
+    axes.add_collection(LineCollection(list(lines), colors=ARM_COLOUR, linewidths=1.6), autolim=False)
+    curves = arms.curves[..., ::-1]
+    axes.add_collection(LineCollection(list(curves), colors="white", linewidths=0.8), autolim=False)
+    for number in arms.labelled:
+        text_on_photograph(axes, arms.labels[number], f"{arms.angles[number]:.0f}°", fontsize=SMALL - 1.5)
+    told = f"first course of both daughters ({len(arms.nodes)})"
+    key(axes, [Line2D([], [], color=ARM_COLOUR, lw=1.6, label=told)])
 
 
 def _apart(points: np.ndarray, least: float) -> list[int]:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from foveal.files import write_atomically
 from foveal.screening.charts import Cohort, histogram, number, strip
-from foveal.screening.columns import Column, result_columns
+from foveal.screening.columns import Column, result_columns, screened_biomarkers
 from foveal.screening.records import Failure, Record
 
 NOTICE = "Research software. Not a medical device; not a diagnosis."
@@ -24,6 +24,9 @@ EYES = {"L": "left eye", "R": "right eye"}
 LAYERS = {
     "outline": "Vessel outline",
     "fill": "Vessels filled",
+    "widths": "Centre lines by width",
+    "nodes": "End, branch and crossing points",
+    "angles": "Bifurcation angles",
     "probability": "Vessel probability",
     "doubt": "Where the network doubts",
     "relevance": "What the grader looked at",
@@ -131,7 +134,7 @@ def _write_page(
             layer_titles={name: title for name, title in LAYERS.items() if name in layers},
             field_path=field_path,
             overview=overview,
-            vessels=[_measured(column, record, overview) for column in columns if column.group == "Vessels"],
+            families=_families(columns, record, overview),
             qualities=[
                 _measured(column, record, overview)
                 for column in columns
@@ -154,6 +157,23 @@ def _measured(column: Column, record: Record, overview: Overview) -> dict[str, A
     place = cohort.place(found)
     label = f"{column.title}: {number(value)} {column.unit}, {place}"
     return {"column": column, "value": value, "place": place, "strip": strip(cohort, found, label=label)}
+
+
+def _families(
+    columns: Sequence[Column], record: Record, overview: Overview
+) -> dict[str, list[dict[str, Any]]]:
+    """The biomarkers that have a value, by the title of their family."""
+    from foveal.measurement.reference import FAMILIES, family
+
+    known = {column.name: FAMILIES[family(column.biomarker)] for column in screened_biomarkers()}
+    groups: dict[str, list[dict[str, Any]]] = {title: [] for title in FAMILIES.values()}
+    for column in columns:
+        if column.group == "Vessels" and record.values.get(column.name) is not None:
+            title = known.get(
+                column.name, FAMILIES["position"]
+            )  # the confidence in the map is of the picture
+            groups[title].append(_measured(column, record, overview))
+    return {title: rows for title, rows in groups.items() if rows}
 
 
 def _missing(columns: Sequence[Column], record: Record) -> dict[str, list[str]]:

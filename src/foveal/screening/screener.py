@@ -16,6 +16,7 @@ from foveal.screening.records import Failure, Provenance, Record, Value, failure
 from foveal.screening.settings import ScreenSettings
 
 if TYPE_CHECKING:
+    from foveal.measurement.eye import Eye
     from foveal.scans.discovery import ScanRef
     from foveal.scans.field_of_view import FieldOfView
     from foveal.scans.quality import Quality
@@ -152,7 +153,7 @@ class Screener:
                 f"vessels/{ref.name}.png": pictures.grey_png(levels),
                 f"masks/{ref.name}.png": pictures.grey_png(mask_levels(vessel)),
             }
-            layers = _layers(scan.image, levels, vessel, doubt, relevance)
+            layers = _layers(measured, levels, doubt, relevance)
             outline, thumbnail = pictures.field_path(eye), pictures.thumbnail(scan.image, eye)
         with steps("write"):
             values = _photograph_values(ref, scan, eye, settings.salt) | _quality_values(quality)
@@ -181,17 +182,21 @@ class Screener:
 
 
 def _layers(
-    image: np.ndarray, levels: np.ndarray, vessel: np.ndarray, doubt: np.ndarray, relevance: np.ndarray | None
+    measured: "Eye", levels: np.ndarray, doubt: np.ndarray, relevance: np.ndarray | None
 ) -> dict[str, str]:
     """Data URIs of a page's pictures by name, see `foveal.screening.report.LAYERS`."""
     from foveal.screening import pictures
+    from foveal.screening.vessel_overlays import vessel_layers
 
-    coverage = pictures.shrink(vessel.view(np.uint8) * np.uint8(255))
+    assert measured.image is not None, "a photograph is screened"
+    assert measured.vessels is not None, "its vessels were segmented"
+    coverage = pictures.shrink(measured.vessels.view(np.uint8) * np.uint8(255))
     probability = pictures.shrink((levels >> 8).astype(np.uint8), side=pictures.SOFT_SIDE)
     layers = {
-        "photograph": pictures.photograph(image),
+        "photograph": pictures.photograph(measured.image),
         "outline": pictures.vessel_outline(coverage),
         "fill": pictures.vessel_fill(coverage),
+        **vessel_layers(measured),
         "probability": pictures.stain(probability, pictures.PROBABILITY_RAMP, opaque_from=0.6),
         "doubt": pictures.stain(doubt, pictures.DOUBT_RAMP),
     }

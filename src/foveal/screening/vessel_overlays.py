@@ -1,0 +1,160 @@
+"""Overlays of a report that show how vessels were measured: small SVG pictures, sharp at every zoom."""
+
+from collections.abc import Iterator, Sequence
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from foveal.measurement.drawing_canvas import robust_limits
+from foveal.measurement.drawing_vessels import ARM_COLOUR, MARKS, NodeName, bifurcation_arms
+from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.graph import NodeKind
+from foveal.screening.pictures import data_uri
+
+WIDTH_COLOURS = ("#3f5bff", "#19a6ff", "#19e3ff", "#7dffc8", "#e6ff7a", "#fffbe0")
+"""From narrow to wide; they stand out from the red of a retina, and become ever lighter."""
+_STEP = 6.0  # pixels of 1200 across the field between two points of a line
+_NODES: dict[NodeName, NodeKind] = {
+    "end": NodeKind.ENDPOINT,
+    "branch": NodeKind.BRANCH,
+    "crossing": NodeKind.CROSSING,
+}
+_NAMES: dict[NodeName, str] = {"end": "end points", "branch": "branch points", "crossing": "crossings"}
+
+
+def vessel_layers(eye: Eye) -> dict[str, str]:
+    """Data URIs of the overlays "widths", "nodes" and "angles" over all vessels; none without a vessel.
+
+    Args:
+        eye: as it was measured; its graph and tree are computed only once.
+    """
+    m = VesselMeasurement(eye.layers["vessel"])
+    if not len(m.graph.edges):
+        return {}
+    parts = {"widths": _widths(m), "nodes": _nodes(m), "angles": _angles(m)}
+    return {name: _picture(m, "".join(content)) for name, content in parts.items()}
+
+
+def _picture(m: VesselMeasurement, content: str) -> str:
+    height, width = m.field.mask.shape
+    text = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-0.5 -0.5 {width} {height}" '
+        'preserveAspectRatio="none" fill="none" stroke-linecap="round" stroke-linejoin="round" '
+        f'font-family="sans-serif" font-size="{_unit(m) * 12:.1f}">{content}</svg>'
+    )
+    return data_uri(text.encode(), "svg+xml")
+
+
+def _unit(m: VesselMeasurement) -> float:
+    """Length in the photograph's pixels that is about one pixel of the page."""
+    return m.field.diameter / 800
+
+
+def _widths(m: VesselMeasurement) -> Iterator[str]:
+    """Centre lines in six colours by width, and their key."""
+    graph, unit = m.graph, _unit(m)
+    known = np.isfinite(graph.widths)
+    if not known.any():
+        return
+    low, high = robust_limits(graph.widths[known])
+    level = np.clip((graph.widths - low) / (high - low) * len(WIDTH_COLOURS), 0, len(WIDTH_COLOURS) - 1)
+    classes = np.where(known, np.nan_to_num(level), -1).astype(np.int64)
+    chosen = _thinned(m)
+    first, second = chosen[:-1], chosen[1:]
+    edge = np.searchsorted(graph.offsets, chosen, side="right")
+    joined = edge[:-1] == edge[1:]
+    middle = classes[(first + second) // 2]  # a point of the same edge, between the two
+    for number, colour in enumerate(WIDTH_COLOURS):
+        pieces = np.flatnonzero(joined & (middle == number))
+        if len(pieces):
+            path = _runs(np.rint(graph.points[:, ::-1]).astype(np.int64), first[pieces], second[pieces])
+            yield f'<path stroke="{colour}" stroke-width="{2 * unit:.1f}" d="{path}"/>'
+    labels = [f"{low:.1f} px wide", *[""] * (len(WIDTH_COLOURS) - 2), f"{high:.1f} px or more"]
+    yield from _key(m, list(zip(WIDTH_COLOURS, labels, strict=True)), pitch=6)
+
+
+def _thinned(m: VesselMeasurement) -> np.ndarray:
+    """Numbers of the points that are drawn: every few, and the last of each edge."""
+    offsets = m.graph.offsets
+    step = max(1, round(_STEP * m.field.diameter / 1200))
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    chosen = place % step == 0
+    chosen[offsets[1:] - 1] = True
+    return np.flatnonzero(chosen)
+
+
+def _runs(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:
+    """SVG path through pieces from point to point, those that follow one another in one stroke."""
+    begins = np.append(True, first[1:] != second[:-1])
+    starts, moves = points[first].tolist(), (points[second] - points[first]).tolist()
+    return "".join(
+        f"{f'M{x} {y}l' if begin else ' '}{dx} {dy}"
+        for begin, (x, y), (dx, dy) in zip(begins.tolist(), starts, moves, strict=True)
+    )
+
+
+def _nodes(m: VesselMeasurement) -> Iterator[str]:
+    """Ends, branch points and crossings, and their key with counts."""
+    unit, entries = _unit(m), []
+    for name, kind in _NODES.items():
+        places = m.graph.nodes[m.graph.kinds == kind]
+        colour = MARKS[name][1]
+        yield _marks(name, np.rint(places).astype(np.int64).tolist(), unit)
+        entries.append((colour, f"{_NAMES[name]}: {len(places)}"))
+    yield from _key(m, entries)
+
+
+def _marks(name: NodeName, places: list[list[int]], unit: float) -> str:
+    """Dots, squares or crosses with a dark rim at (row, column) places."""
+    if name == "crossing":
+        reach = round(2.2 * unit, 1)
+        cross = f"m-{reach}-{reach}l{2 * reach} {2 * reach}m0-{2 * reach}l-{2 * reach} {2 * reach}"
+        path, cap, size = "".join(f"M{column} {row}{cross}" for row, column in places), "round", 1.6 * unit
+    else:
+        path = "".join(f"M{column} {row}h0" for row, column in places)
+        cap, size = ("round", 3.4 * unit) if name == "end" else ("square", 4.2 * unit)
+    rim = _rimmed(name, path, MARKS[name][1], size, 1.4 * unit)
+    return f'<g stroke-linecap="{cap}">{rim}</g>'
+
+
+def _angles(m: VesselMeasurement) -> Iterator[str]:
+    """The arms of bifurcations, and their angles in degrees where there is room."""
+    arms, unit = bifurcation_arms(m), _unit(m)
+    corners = np.rint(np.stack([arms.tips[:, 0], arms.nodes, arms.tips[:, 1]], axis=1)).astype(np.int64)
+    path = "".join(f"M{b} {a}L{d} {c}L{f} {e}" for a, b, c, d, e, f in corners.reshape(-1, 6).tolist())
+    yield _rimmed("arms", path, ARM_COLOUR, 1.6 * unit, 1.4 * unit)
+    texts = [(f"{arms.angles[number]:.0f}°", *arms.labels[number]) for number in arms.labelled]
+    yield _texts(texts, unit, "middle")
+
+
+def _rimmed(name: str, path: str, colour: str, size: float, rim: float) -> str:
+    """A path in one colour with a dark rim."""
+    return (
+        f'<defs><path id="{name}" d="{path}"/></defs>'
+        f'<use href="#{name}" stroke="#000" stroke-width="{size + rim:.1f}"/>'
+        f'<use href="#{name}" stroke="{colour}" stroke-width="{size:.1f}"/>'
+    )
+
+
+def _texts(texts: Sequence[tuple[str, float, float]], unit: float, anchor: str = "start") -> str:
+    """White writing with a dark rim: what, and row and column of its middle or its start."""
+    written = "".join(
+        f'<text x="{column:.0f}" y="{row + 4 * unit:.0f}">{escape(text)}</text>'
+        for text, row, column in texts
+    )
+    rim = f'fill="#fff" stroke="#000" stroke-width="{2.2 * unit:.1f}" paint-order="stroke"'
+    return f'<g text-anchor="{anchor}" {rim}>{written}</g>'
+
+
+def _key(m: VesselMeasurement, entries: Sequence[tuple[str, str]], pitch: float = 16) -> Iterator[str]:
+    """Colours with what they mean in the lower left corner, the last at the bottom, `pitch` pixels apart."""
+    unit, (_, left, bottom, _) = _unit(m), m.field.box
+    column = left + 8 * unit
+    for place, (colour, label) in enumerate(entries):
+        row = bottom - (12 + pitch * (len(entries) - 1 - place)) * unit
+        yield (
+            f'<path stroke="{colour}" stroke-width="{6 * unit:.1f}" stroke-linecap="butt" '
+            f'd="M{column:.0f} {row:.0f}h{14 * unit:.0f}"/>'
+        )
+        if label:
+            yield _texts([(label, row, column + 19 * unit)], unit)
