@@ -216,7 +216,8 @@ def page(summary: pd.DataFrame, eyes: dict[str, int], seconds: float) -> str:
         "biomarker of the exact mode on each mask as it is and after each change, with the same landmarks. "
         f"Details by perturbation and data set are in [{PAGE.stem}.csv]({PAGE.stem}.csv).",
         "- **Resolution**: masks averaged to 0.5, 0.75, 1.5 and 2 times the pixels and cut at one half; "
-        "lengths and areas in pixels are compared at the original scale.\n"
+        "lengths and areas in pixels are compared at the original scale. What lies midway "
+        "between in and out, as many borders do at 1.5 times, goes to the vessel, which becomes wider.\n"
         "- **1 px wider, thinner**: dilated, eroded by the four neighbours.\n"
         "- **Turned**: by 90 degrees, and by 5, 17 and 45, taking the nearest pixel or interpolating.\n"
         f"- **Noise**: {SPECKS} specks of 1 to 3 px radius; {100 * ROUGHNESS:.0f} % of the pixels on both "
