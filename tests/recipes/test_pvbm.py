@@ -124,3 +124,9 @@ def test_a_turned_tree_has_its_disc_where_it_was(orientation: tuple[int, bool]) 
 def test_segment_has_its_width() -> None:
     mask = segment(0, 8)
     assert set(np.unique(mask[:, 100:200].sum(axis=0))) == {8}
+
+
+def test_a_missing_table_is_named_by_its_place_in_the_repository() -> None:
+    missing = REFERENCE.with_name("nothing.csv")
+    with pytest.raises(FileNotFoundError, match=r"^docs.evidence.nothing\.csv is missing"):
+        kept_rows(missing)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from foveal.measurement.landmarks import Disc
-from foveal.recipes._pvbm_reference import DATA, PHOTOGRAPHS, kept_rows, published_masks
+from foveal.recipes._pvbm_reference import DATA, PHOTOGRAPHS, kept_rows, kept_text, published_masks
 from foveal.recipes._pvbm_shapes import Tree
 from foveal.recipes.base import Finding, Section
 
@@ -133,7 +133,7 @@ def why_counts_change() -> Section:
 
 def kept_robustness() -> Section:
     """What `benchmarks/robustness.py` found."""
-    text = ROBUSTNESS.read_text(encoding="utf-8")
+    text = kept_text(ROBUSTNESS)
     begin = text.index("## In short")
     end = text.index("\n## ", begin + 1)
     body = text[begin:end].removeprefix("## In short").strip()

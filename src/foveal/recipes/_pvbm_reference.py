@@ -103,10 +103,20 @@ def _index(path: Path) -> np.ndarray:
         return np.asarray(picture).astype(np.uint8)
 
 
+def kept_text(path: Path) -> str:
+    """Content of a file of the repository.
+
+    Raises:
+        FileNotFoundError: it is not there, as where foveal was installed without its repository.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path.relative_to(_REPOSITORY)} is missing; run in foveal's repository")
+    return path.read_text(encoding="utf-8")
+
+
 def kept_rows(path: Path) -> dict[str, dict[str, str]]:
     """Rows of a table of the package's values, by mask."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["mask"]: row for row in csv.DictReader(file)}
+    return {row["mask"]: row for row in csv.DictReader(kept_text(path).splitlines())}
 
 
 def measured_values(reference: ReferenceMask, wanted: dict[str, str]) -> dict[str, float]:
@@ -188,10 +198,10 @@ def _agreement(
 
 def faster_than_the_package() -> Iterator[Finding]:
     """Time of the package over that of foveal, as kept by `benchmarks/biomarkers.py`."""
-    cells = [line.strip("| ").split(" | ") for line in SPEED.read_text(encoding="utf-8").splitlines()]
+    cells = [line.strip("| ").split(" | ") for line in kept_text(SPEED).splitlines()]
     totals = [cell for cell in cells if len(cell) >= 5 and cell[1] == "all" and cell[4].strip()]
     if not totals:
-        raise ValueError(f"{SPEED} has no row 'all' with a ratio; write it with pvbm installed")
+        raise ValueError(f"{SPEED.name} has no row 'all' with a ratio; write it with pvbm installed")
     for mask, _, package, *ours in totals:
         seconds = f"{float(package):.2f} s against {float(ours[0]):.3f} s"
         claim = f"{mask}: time of the package over the pvbm3 mode ({seconds})"
