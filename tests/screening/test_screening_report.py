@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveal.pages import NOTICE
 from foveal.screening import ScreenSettings, screen
-from foveal.screening.report import NOTICE
 
 VOID = {"meta", "img", "input", "br", "link", "hr", "path", "line", "rect", "circle"}
 ODD_NAME = "ä <b>&\"'%20#?x"

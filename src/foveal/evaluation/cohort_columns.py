@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from foveal.evaluation.tables import is_numeric, some_of, texts_of
+from foveal.measurement.registry import unit_symbol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,10 +15,6 @@ _NO_BIOMARKERS = {
     "name", "path", "patient", "laterality", "acquired", "height", "width", "frames", "bit_depth",
     "format", "spacing_row", "spacing_column", "field_shape", "field_diameter", "field_completeness",
     "um_per_px", "sha256", "foveal",
-}  # fmt: skip
-_SYMBOLS = {
-    "1": "", "fraction": "", "count": "", "degree": "°", "um": "µm", "mm2": "mm²", "px2": "px²",
-    "field": "field diameters", "field/1000": "‰ of the field", "1/field": "per field diameter",
 }  # fmt: skip
 _IN_PIXELS = re.compile(r"_px2?(?=_|$)")
 _IN_OTHER_UNITS = ("_field", "_um", "_mm", "_mm2")
@@ -33,7 +30,7 @@ class Measure(NamedTuple):
     @property
     def heading(self) -> str:
         """Title with its unit, where there is one to show."""
-        symbol = _SYMBOLS.get(self.unit, self.unit)
+        symbol = unit_symbol(self.unit)
         return f"{self.title} ({symbol})" if symbol else self.title
 
 

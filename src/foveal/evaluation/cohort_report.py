@@ -10,23 +10,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
-
 import foveal
 from foveal.evaluation import cohort_text
 from foveal.evaluation.cohort import RESULT_COLUMNS, Comparison
 from foveal.evaluation.cohort_figures import MOST_EFFECTS, box_plot_sheets, forest_plot
 from foveal.files import write_atomically
+from foveal.pages import page_environment
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jinja2 import Environment
 
-NOTICE = "Research software. Not a medical device; not a diagnosis."
 PAGE = "comparison.html"
 _LISTED = 50  # rows of left_out.csv that the page shows
 _COUNTS = ("group_n", "reference_n", "adjusted_n")
-# The look of every page of foveal is one file, in the room that had pages first; it is read, not imported.
-_HOUSE_STYLE = Path(foveal.__file__).parent / "screening" / "templates"
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> Path:
@@ -141,17 +138,10 @@ def _data_uri(svg: bytes) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("foveal.evaluation"), FileSystemLoader(_HOUSE_STYLE)]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _environment() -> "Environment":
+    environment = page_environment("foveal.evaluation")
     environment.filters["p_value"] = cohort_text.p_value
     environment.globals |= {
-        "notice": NOTICE,
         "rounded": cohort_text.rounded,
         "interval": cohort_text.interval,
         "known": lambda value: not math.isnan(value),

@@ -234,12 +234,12 @@ def _depths(links, origins):  # type: ignore[no-untyped-def]
         depth[origin] = 0
         heap = [np.int64(origin)]
         heap.pop()
-        pixel = np.int64(origin)
+        here = np.int64(origin)
         while True:
-            onward = depth[pixel] + 1
-            # The last pixel found waits outside the heap: on a line it is often the next one.
+            onward = depth[here] + 1
+            # The last here found waits outside the heap: on a line it is often the next one.
             waiting = np.int64(-1)
-            for link in range(first[pixel], first[pixel + 1]):
+            for link in range(first[here], first[here + 1]):
                 code = codes[link]
                 other = code & _NUMBER
                 if reached_from[other] != origin:
@@ -255,7 +255,7 @@ def _depths(links, origins):  # type: ignore[no-untyped-def]
                 waiting = heapq.heappop(heap)
             elif heap and heap[0] < waiting:
                 waiting = heapq.heapreplace(heap, waiting)
-            pixel = waiting & _NUMBER
+            here = waiting & _NUMBER
     return depths.astype(np.int64)
 
 

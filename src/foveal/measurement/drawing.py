@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from foveal.measurement.drawing_canvas import SYMBOLS, draw_eye
+from foveal.measurement.drawing_canvas import draw_eye
 from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import MissingError
 from foveal.measurement.measure import _lay_regions, _measurement
 from foveal.measurement.regions import RegionMap
-from foveal.measurement.registry import BiomarkerColumn
+from foveal.measurement.registry import BiomarkerColumn, unit_symbol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,4 +70,5 @@ def _told(value: float, column: BiomarkerColumn) -> str:
     unit = column.biomarker.unit
     if unit == "count":
         return f"{value:.0f}"
-    return f"{value:#.4g}".removesuffix(".") + SYMBOLS[unit]
+    symbol = unit_symbol(unit)
+    return f"{value:#.4g}".removesuffix(".") + (symbol if unit == "degree" or not symbol else f" {symbol}")

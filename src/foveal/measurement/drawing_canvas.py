@@ -8,7 +8,7 @@ from PIL import Image
 
 from foveal.measurement.eye import Eye, VesselMeasurement
 from foveal.measurement.graph import VesselGraph
-from foveal.measurement.registry import Kind, Unit
+from foveal.measurement.registry import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,20 +20,6 @@ Drawer = Callable[[Any, "Axes"], None]
 COLOURS: dict[Kind, str] = {"vessel": "#19e3ff", "artery": "#ff6b5a", "vein": "#5c9dff"}
 """Arteries red, veins blue, both together cyan: on the grey photograph, also without colour vision."""
 LANDMARK, LEFT_OUT, QUIET = "#ffe14d", "#6d6673", "#8a949e"
-SYMBOLS: dict[Unit, str] = {
-    "1": "",
-    "count": "",
-    "fraction": "",
-    "degree": "°",
-    "um": " µm",
-    "px": " px",
-    "px2": " px²",
-    "mm": " mm",
-    "mm2": " mm²",
-    "field": " field diameters",
-    "field/1000": " ‰ of the field",
-    "1/field": " per field diameter",
-}
 _RAMPS: dict[Kind, tuple[str, str, str]] = {
     "vessel": ("#6a4fd0", "#19c3cf", "#f8f08a"),
     "artery": ("#a3241a", "#ff6b5a", "#fff0d2"),

@@ -347,7 +347,7 @@ def _members(region: Region, grid: PolarGrid) -> np.ndarray:
 def _border(hemifield: Region, grid: PolarGrid) -> tuple[tuple[float, float], np.ndarray]:
     """A point on the line that bounds a hemifield, and the unit vector from the line into it."""
     superior, temporal = grid.axes
-    inwards = {
+    inwards: dict[tuple[int, ...], np.ndarray] = {
         _HALVES["superior"]: superior,
         _HALVES["inferior"]: -superior,
         _SIDES["temporal"]: temporal,

@@ -18,6 +18,26 @@ Kind = Literal["vessel", "artery", "vein"]
 KINDS: tuple[Kind, ...] = ("vessel", "artery", "vein")
 KIND_TITLES: dict[Kind, str] = {"vessel": "All vessels", "artery": "Arteries", "vein": "Veins"}
 
+UNIT_SYMBOLS = {
+    "1": "",
+    "count": "",
+    "fraction": "",
+    "degree": "°",
+    "um": "µm",
+    "px2": "px²",
+    "mm2": "mm²",
+    "field": "field diameters",
+    "field/1000": "‰ of the field",
+    "1/field": "per field diameter",
+}
+"""Units as a reader sees them; one that is not here is its own symbol."""
+
+
+def unit_symbol(unit: str) -> str:
+    """The unit as a reader sees it; empty for pure numbers, whose title says enough."""
+    return UNIT_SYMBOLS.get(unit, unit)
+
+
 PVBM = "Fhima et al., PVBM, ECCV Workshops 2022, arXiv 2208.00392"
 VASCX = "Vargas Quiros et al., retinalysis-vascx, arXiv 2602.08580"
 HERE = "this package"

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from foveal.measurement.registry import unit_symbol
+
 if TYPE_CHECKING:
     from foveal.measurement.registry import BiomarkerColumn
 
@@ -35,26 +37,12 @@ class Column:
     @property
     def symbol(self) -> str:
         """The unit as a reader sees it; empty for pure numbers, whose title says enough."""
-        return _SYMBOLS.get(self.unit, self.unit)
+        return unit_symbol(self.unit)
 
     @property
     def heading(self) -> str:
         """Title with its unit, where there is one to show."""
         return f"{self.title} ({self.symbol})" if self.symbol else self.title
-
-
-_SYMBOLS = {
-    "1": "",
-    "fraction": "",
-    "count": "",
-    "degree": "°",
-    "um": "µm",
-    "px2": "px²",
-    "mm2": "mm²",
-    "field": "field diameters",
-    "field/1000": "‰ of the field",
-    "1/field": "per field diameter",
-}
 
 
 def _kind(unit: str) -> Kind:

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from foveal.files import write_atomically
+from foveal.pages import page_environment
 from foveal.screening.charts import Cohort, histogram, number, strip
 from foveal.screening.columns import Column, result_columns, screened_biomarkers
 from foveal.screening.records import Failure, Record
 
-NOTICE = "Research software. Not a medical device; not a diagnosis."
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 EYES = {"L": "left eye", "R": "right eye"}
 LAYERS = {
     "outline": "Vessel outline",
@@ -242,14 +243,8 @@ def write_index(
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("foveal.screening"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _environment() -> "Environment":
+    environment = page_environment("foveal.screening")
     environment.filters["number"] = number
-    environment.globals |= {"notice": NOTICE, "eyes": EYES}
+    environment.globals["eyes"] = EYES
     return environment
