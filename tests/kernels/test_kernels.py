@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from foveal.kernels.boxes import box_counts, box_counts_reference
@@ -31,7 +32,12 @@ from foveal.kernels.skeleton import (
     trace_skeleton,
     trace_skeleton_reference,
 )
-from foveal.kernels.thinning import thin, thin_reference
+from foveal.kernels.thinning import (
+    thin,
+    thin_keeping_diagonals,
+    thin_keeping_diagonals_reference,
+    thin_reference,
+)
 
 masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda shape: arrays(np.bool_, shape))
 quick = settings(deadline=None, max_examples=150)
@@ -143,6 +149,26 @@ def test_thinning_equals_reference_and_scikit_image(mask, scale):
     found = thin(mask)
     np.testing.assert_array_equal(found, thin_reference(mask))
     np.testing.assert_array_equal(found, skeletonize(mask))
+
+
+@quick
+@given(masks, st.integers(1, 5))
+def test_thinning_that_keeps_diagonals_equals_reference_and_keeps_connections(mask, scale):
+    mask = mask.repeat(scale, axis=0).repeat(scale, axis=1)
+    found = thin_keeping_diagonals(mask)
+    np.testing.assert_array_equal(found, thin_keeping_diagonals_reference(mask))
+    assert not (found & ~mask).any()
+    around = np.ones((3, 3))
+    assert ndimage.label(found, around)[1] == ndimage.label(mask, around)[1]
+
+
+@pytest.mark.parametrize("width", range(2, 16))
+@pytest.mark.parametrize("flip", [False, True])
+def test_diagonal_bars_keep_a_line_as_long_as_they_are(width, flip):
+    row, column = np.mgrid[:120, :120] - 20
+    mask = (np.abs(row - column) < width / np.sqrt(2)) & (row + column >= 0) & (row + column < 160)
+    line = thin_keeping_diagonals(mask[:, :: -1 if flip else 1])
+    assert line.sum() >= 80 - width
 
 
 def test_every_neighbourhood_is_thinned_as_by_scikit_image():

@@ -6,7 +6,9 @@ Here a pixel is looked at again only after one of its neighbours went.
 
 The method as published deletes a square of two by two pixels whole, and leaves diagonal lines two pixels
 wide. ImageJ, and scikit-image after it, mend that by other decisions in 25 of the 256 neighbourhoods. These
-are taken over, so that a skeleton is the same as scikit-image's, pixel for pixel.
+are taken over, so that a skeleton is the same as scikit-image's, pixel for pixel. Two of them eat staircases
+along one diagonal from their ends, until nothing is left of some straight lines at 45 degrees:
+`thin_keeping_diagonals` decides these two otherwise.
 """
 
 import numpy as np
@@ -33,6 +35,7 @@ _DEPARTURES = {
     ),
     0b11: ("N E", "E S", "S W", "W N"),
 }
+_ENDS_OF_STAIRCASES = ("E SE", "NW N")  # deleted in one pass above
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
@@ -54,6 +57,33 @@ def thin(mask: np.ndarray) -> np.ndarray:
 
 def thin_reference(mask: np.ndarray) -> np.ndarray:
     """The same by looking at the whole image in each pass; see `thin`."""
+    return _thin_by_passes(mask, _TABLE)
+
+
+def thin_keeping_diagonals(mask: np.ndarray) -> np.ndarray:
+    """Thin a mask to lines of one pixel that keep its connections, and its diagonals their ends.
+
+    As `thin`, but a pixel whose only neighbours are east and south-east, or north-west and north, stays: it
+    is the end of a staircase along the main diagonal.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) bool skeleton.
+
+    Raises:
+        ValueError: `mask` is not two-dimensional.
+    """
+    return _thin(_validated(mask).view(np.uint8), _DIAGONAL_TABLE, _NEW_DIAGONAL_PASSES)
+
+
+def thin_keeping_diagonals_reference(mask: np.ndarray) -> np.ndarray:
+    """The same by looking at the whole image in each pass; see `thin_keeping_diagonals`."""
+    return _thin_by_passes(mask, _DIAGONAL_TABLE)
+
+
+def _thin_by_passes(mask: np.ndarray, table: np.ndarray) -> np.ndarray:
     image = _validated(mask).copy()
     weights = np.zeros((3, 3), np.int64)
     for bit, (row, column) in enumerate(_STEPS):
@@ -63,7 +93,7 @@ def thin_reference(mask: np.ndarray) -> np.ndarray:
         before = image.sum()
         for deletes in (1, 2):
             neighbourhood = ndimage.correlate(image.astype(np.int64), weights, mode="constant")
-            image &= _TABLE[neighbourhood] & deletes == 0
+            image &= table[neighbourhood] & deletes == 0
     return image
 
 
@@ -87,24 +117,31 @@ def _deleting_passes() -> np.ndarray:
     table = (first + 2 * second).astype(np.uint8)
     for deletes, neighbourhoods in _DEPARTURES.items():
         for names in neighbourhoods:
-            table[sum(1 << _COMPASS.index(name) for name in names.split())] = deletes
+            table[_number(names)] = deletes
     return table
 
 
+def _number(names: str) -> int:
+    """The neighbourhood that holds these neighbours alone."""
+    return sum(1 << _COMPASS.index(name) for name in names.split())
+
+
 _TABLE = _deleting_passes()
+_DIAGONAL_TABLE = _TABLE.copy()
+_DIAGONAL_TABLE[[_number(names) for names in _ENDS_OF_STAIRCASES]] = 0
 
 
 # What is known of a pixel is one number: its neighbourhood, the passes it waits for, whether it is there.
 _WAITS, _THERE = 8, 1 << 10
 
 
-def _new_passes() -> np.ndarray:
+def _new_passes(table: np.ndarray) -> np.ndarray:
     """(2048,) uint8: the passes that a pixel does not wait for yet but that would delete it."""
     known = np.arange(2 * _THERE)
-    return np.where(known & _THERE, _TABLE[known & 255] & ~(known >> _WAITS), 0).astype(np.uint8)
+    return np.where(known & _THERE, table[known & 255] & ~(known >> _WAITS), 0).astype(np.uint8)
 
 
-_NEW_PASSES = _new_passes()
+_NEW_PASSES, _NEW_DIAGONAL_PASSES = _new_passes(_TABLE), _new_passes(_DIAGONAL_TABLE)
 
 
 @compiled

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from foveal.measurement.drawing_canvas import draw_eye
 from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import MissingError
-from foveal.measurement.measure import _lay_regions, _measurement
+from foveal.measurement.measure import lay_regions, measurement_of
 from foveal.measurement.regions import RegionMap
 from foveal.measurement.registry import BiomarkerColumn, unit_symbol
 
@@ -34,8 +34,8 @@ def draw_biomarker(
     draw_eye(eye, axes)
     try:
         if regions is None and column.region is not None:
-            regions = _lay_regions(eye, [column.region])
-        measured: Any = eye if column.kind is None else _measurement(eye, column, regions)
+            regions = lay_regions(eye, [column.region])
+        measured: Any = eye if column.kind is None else measurement_of(eye, column, regions)
         value = float(column.biomarker.function(measured))
         if column.biomarker.draw is not None:
             column.biomarker.draw(measured, axes)

@@ -27,7 +27,7 @@ from foveal.measurement.drawing_canvas import (
 )
 from foveal.measurement.equivalents import LARGEST
 from foveal.measurement.eye import Eye, VesselMeasurement
-from foveal.measurement.graph import VesselGraph
+from foveal.measurement.graph import VesselGraph, path_normals
 from foveal.measurement.landmarks import MissingError
 
 if TYPE_CHECKING:
@@ -96,11 +96,7 @@ def _normals_at(graph: VesselGraph, points: np.ndarray) -> np.ndarray:
     if not len(points):
         return np.zeros((0, 2))
     nearest = cKDTree(graph.points).query(points)[1]
-    edge = np.searchsorted(graph.offsets, nearest, side="right") - 1
-    before = np.maximum(nearest - 2, graph.offsets[edge])
-    after = np.minimum(nearest + 2, graph.offsets[edge + 1] - 1)
-    row, column = (graph.points[after] - graph.points[before]).T
-    return np.stack([-column, row], axis=1) / np.maximum(np.hypot(row, column), 1e-9)[:, None]
+    return path_normals(graph.points, graph.offsets)[nearest]
 
 
 def draw_arcades(

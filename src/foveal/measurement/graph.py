@@ -10,7 +10,7 @@ from foveal.kernels.distance import BackgroundDistance
 from foveal.kernels.holes import fill_holes
 from foveal.kernels.paths import smooth_paths, width_across
 from foveal.kernels.skeleton import trace_skeleton
-from foveal.kernels.thinning import thin
+from foveal.kernels.thinning import thin_keeping_diagonals
 from foveal.measurement.orientation import standard_orientation
 from foveal.measurement.simplification import (
     Paths,
@@ -99,7 +99,7 @@ def vessel_graph(
     mask: np.ndarray,
     *,
     hole_area: int = 10,
-    spur_factor: float = 2.0,
+    spur_factor: float = 3.0,
     merge_factor: float = 1.0,
     smoothing: float = 2.0,
 ) -> VesselGraph:
@@ -107,11 +107,12 @@ def vessel_graph(
 
     1. The mask, cropped and turned to its standard position (so that the result does not depend on how the
        photograph lies), its holes of at most `hole_area` pixels filled, is thinned by Zhang and Suen's method
-       and traced; pixels of a junction are one node.
+       (as `foveal.kernels.thinning.thin_keeping_diagonals` amends it) and traced; pixels of a junction are
+       one node.
     2. An edge with a free end is an artefact of thinning, and is removed, if it is not longer than
-       `spur_factor` times the largest half-width (and half a pixel) along it: a ripple of a vessel's wall,
-       a speck. So is a closed edge not longer than the circle inscribed at its node. Two edges left at a
-       node become one.
+       `spur_factor` times the largest half-width (and half a pixel) along it, a ripple of a vessel's wall,
+       or twice that if both its ends are free, a speck. So is a closed edge not longer than the circle
+       inscribed at its node. Two edges left at a node become one.
     3. Two nodes are one if the edge between them is not longer than `merge_factor` times the half-width at
        the wider of them. Two vessels that cross at an acute angle share a longer stretch, between two
        branch points: these are one crossing if the four vessels around the stretch pair up into two that
@@ -150,7 +151,7 @@ def vessel_graph(
     solid = fill_holes(turned, hole_area)
     distance = BackgroundDistance(solid)
 
-    trace = trace_skeleton(thin(solid))
+    trace = trace_skeleton(thin_keeping_diagonals(solid))
     traced = Paths(*trace, half_widths=half_widths(distance, trace.points))
     simple = simplify(distance, traced, spur_factor=spur_factor, merge_factor=merge_factor)
     paths, radii = restore_ends(solid, distance, simple)
@@ -165,7 +166,7 @@ def vessel_graph(
         points = smooth_paths(points, offsets, sigma, rings)
         nodes[edges[rings, 0]] = points[offsets[:-1][rings]]
         clear = distance.at(np.clip(np.rint(points), 0, np.array(solid.shape) - 1))
-        widths = width_across(solid, points, _normals(points, offsets), 2 * half_width + 2, clear=clear)
+        widths = width_across(solid, points, path_normals(points, offsets), 2 * half_width + 2, clear=clear)
         widths[_near_nodes(points, offsets, reach)] = np.nan
 
     kept = degree > 0
@@ -200,7 +201,7 @@ def _bounding_box(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     return top, left, mask[top : rows[-1] + 1, left : columns[-1] + 1]
 
 
-def _normals(points: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def path_normals(points: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """(P, 2) unit vectors across each path, from central differences over two points to each side."""
     lengths, here = np.diff(offsets), np.arange(len(points))
     before = np.maximum(here - 2, np.repeat(offsets[:-1], lengths))

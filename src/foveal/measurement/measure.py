@@ -61,7 +61,7 @@ def measure_eye(
     elif regions:
         raise ValueError("give either regions or columns; the columns say in which regions to measure")
     used = tuple(dict.fromkeys(column.region for column in columns if column.region is not None))
-    laid = _lay_regions(eye, used) if used else None
+    laid = lay_regions(eye, used) if used else None
     measurements: dict[tuple[Kind | None, str | None], Any] = {(None, None): eye}
     reasons_of: dict[tuple[Kind | None, str | None], str] = {}
     values, reasons = {}, {}
@@ -69,7 +69,7 @@ def measure_eye(
         place = (column.kind, column.region)
         if place not in measurements and place not in reasons_of:
             try:
-                measurements[place] = _measurement(eye, column, laid)
+                measurements[place] = measurement_of(eye, column, laid)
             except MissingError as reason:
                 reasons_of[place] = str(reason)
         values[column.name] = float("nan")
@@ -83,14 +83,25 @@ def measure_eye(
     return Measures(values, reasons)
 
 
-def _measurement(eye: Eye, column: BiomarkerColumn, laid: RegionMap | None) -> VesselMeasurement:
+def measurement_of(eye: Eye, column: BiomarkerColumn, laid: RegionMap | None) -> VesselMeasurement:
+    """What a column of one kind of vessels is measured on.
+
+    Args:
+        eye: its vessels and landmarks.
+        column: with a kind.
+        laid: regions of the eye, from `lay_regions`; only needed where the column has a region.
+
+    Raises:
+        MissingError: this kind of vessels is not known, or the region cannot be measured.
+    """
     assert column.kind is not None, "columns without a kind are of the eye"
     if column.kind not in eye.layers:
         raise MissingError(f"the {'arteries' if column.kind == 'artery' else 'veins'} are not known apart")
     return VesselMeasurement(eye.layers[column.kind], laid, column.region)
 
 
-def _lay_regions(eye: Eye, names: Sequence[str]) -> RegionMap:
+def lay_regions(eye: Eye, names: Sequence[str]) -> RegionMap:
+    """Regions laid on an eye, at its scale where that is known; `names` are of `REGIONS`."""
     try:
         mm_per_px = eye.mm_per_px
     except MissingError:

@@ -102,8 +102,8 @@ class BiomarkerColumn:
         """For people: the measure, and of which vessels and where if not of all."""
         from foveal.measurement.regions import REGIONS
 
-        kind = {None: "", "vessel": "", "artery": " of arteries", "vein": " of veins"}[self.kind]
-        region = f", {REGIONS[self.region].title.lower()}" if self.region else ""
+        kind = {None: "", "vessel": "", "artery": " (arteries)", "vein": " (veins)"}[self.kind]
+        region = f", {REGIONS[self.region].title}" if self.region else ""
         return f"{self.biomarker.title}{kind}{region}"
 
 

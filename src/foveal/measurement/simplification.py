@@ -110,10 +110,11 @@ def _artefacts(distance: BackgroundDistance, paths: Paths, spur_factor: float) -
     """(E,) bool: spurs and specks, and closed paths within the circle inscribed at their node."""
     edges, arcs = paths.edges, paths.arcs
     widest = np.maximum.reduceat(paths.half_widths, paths.offsets[:-1])
-    free = (paths.degrees[edges] == 1).any(axis=1)
+    free_ends = (paths.degrees[edges] == 1).sum(axis=1)  # a speck, which has two, is held to twice the length
     closed = edges[:, 0] == edges[:, 1]
     circle = 2 * np.pi * half_widths(distance, paths.nodes)[edges[:, 0]]
-    return (free & (arcs <= spur_factor * (widest + 0.5))) | (closed & (arcs <= circle))
+    spurs = (free_ends > 0) & (arcs <= free_ends * spur_factor * (widest + 0.5))
+    return spurs | (closed & (arcs <= circle))
 
 
 def _split_nodes(distance: BackgroundDistance, paths: Paths, merge_factor: float) -> np.ndarray:

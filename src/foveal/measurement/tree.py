@@ -126,7 +126,8 @@ def root_graph(graph: VesselGraph, disc: Disc | None = None) -> VesselTree:
        off the straightest pair.
     2. Vessels begin at the free ends within 1.25 radii of the disc's centre. A connected part without any
        begins at its free end nearest to the disc, and without a disc at the free end of its widest edge,
-       since vessels taper (a part without free ends at such a node).
+       since vessels taper (a part without free ends at such a node). That is a guess: of a fork with three
+       equal arms any may be taken for the trunk.
     3. Along shortest paths from there, the parent of an edge is the edge by which the nearer of its ends is
        reached. This also directs the loops of a map in which arteries and veins touch.
 
