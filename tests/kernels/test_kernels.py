@@ -9,7 +9,6 @@ from PIL import Image
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from foveal.kernels.boxes import box_counts, box_counts_reference
 from foveal.kernels.compiled import compiled
 from foveal.kernels.distance import (
     BackgroundDistance,
@@ -220,16 +219,6 @@ def test_mask_must_be_an_image(function):
     arguments = (np.zeros(3, bool), 1)[: function.__code__.co_argcount]
     with pytest.raises(ValueError, match=r"mask must be two-dimensional.*\(3,\)"):
         function(*arguments)
-
-
-@quick
-@given(masks)
-def test_box_counts_equal_reference(mask):
-    np.testing.assert_array_equal(box_counts(mask), box_counts_reference(mask))
-
-
-def test_box_counts_of_a_square_are_powers_of_four():
-    assert box_counts(np.ones((16, 16), bool)).tolist() == [256, 64, 16, 4, 1]
 
 
 @quick

@@ -1,9 +1,7 @@
 """The masks on which the reference values in `data/` were computed: drawn trees and published ones."""
 
 import csv
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +9,9 @@ from PIL import Image
 from skimage.morphology import skeletonize
 from vessel_shapes import arc, bar, star, tree
 
+from foveal.recipes._pvbm_reference import ReferenceMask
+
 DISCS = Path(__file__).parent / "data" / "discs.csv"
-
-
-@dataclass(frozen=True)
-class ReferenceMask:
-    """A vessel mask with the circles that cut it.
-
-    Attributes:
-        name: of the row in the table.
-        mask: (H, W) bool.
-        disc: row, column and radius of the optic disc, whole pixels.
-        region_radius: radius about the disc's centre beyond which geometry is not measured.
-    """
-
-    name: str
-    mask: np.ndarray
-    disc: tuple[int, int, int]
-    region_radius: int
-
-    @property
-    def digest(self) -> str:
-        """Changes when the mask does."""
-        return hashlib.sha256(repr(self.mask.shape).encode() + np.packbits(self.mask).tobytes()).hexdigest()[
-            :16
-        ]
 
 
 def drawn_masks() -> list[ReferenceMask]:
