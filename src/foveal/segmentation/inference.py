@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,55 @@ class VesselMap:
         return self.probability >= threshold
 
 
+@dataclass(frozen=True)
+class StructureMaps:
+    """Structures of one photograph.
+
+    Attributes:
+        names: of the K structures.
+        probability: (K, H, W) float32 in [0, 1], the mean over views; 0 outside the field.
+        spread: (K, H, W) float32 in [0, 0.5], the standard deviation of the probability over views: how
+            far the network contradicts itself when the photograph is mirrored; 0 outside the field.
+    """
+
+    names: tuple[str, ...]
+    probability: np.ndarray
+    spread: np.ndarray
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """(H, W) probability of one structure."""
+        return self.probability[self.names.index(name)]
+
+
+@torch.inference_mode()
+def segment_structures(
+    model: Segmenter, image: np.ndarray, field: FieldOfView, *, views: int = 4, tile: int = 1152
+) -> StructureMaps:
+    """Segment the structures that a model knows in one photograph, at the model's working diameter.
+
+    Args:
+        model: in evaluation mode, on any device.
+        image: (H, W, 3) uint8 RGB.
+        field: its field of view.
+        views: how many of the four mirror images to average: 1, 2 or 4; with 1 there is no spread.
+        tile: side of the largest square that enters the network at once; bounds memory.
+
+    Raises:
+        ValueError: `views` or the image's shape or type is not as said.
+    """
+    _check(image, views)
+    device = next(model.parameters()).device
+    frame = working_frame(image, field, diameter=model.preprocess.working_diameter)
+    seen = torch.stack([(1 + s) / 2 for s in _signed_views(model, frame.image.to(device), views, tile)])
+
+    def at_original_size(maps: Tensor) -> np.ndarray:
+        full = np.stack([frame.place_back(part) for part in maps])
+        return np.where(field.mask, np.clip(full, 0, 1), 0).astype(np.float32)
+
+    probability, spread = seen.mean(dim=0), seen.std(dim=0, correction=0)
+    return StructureMaps(model.config.classes, at_original_size(probability), at_original_size(spread))
+
+
 @torch.inference_mode()
 def segment_vessels(
     model: Segmenter,
@@ -61,28 +111,30 @@ def segment_vessels(
     Raises:
         ValueError: `views` or the image's shape or type is not as said.
     """
-    if views not in (1, 2, 4):
-        raise ValueError(f"views {views}; allowed: 1, 2, 4")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image of shape {image.shape} and type {image.dtype}: (H, W, 3) uint8 is wanted")
+    _check(image, views)
     device = next(model.parameters()).device
     total = np.zeros(image.shape[:2], dtype=np.float32)
     for scale in scales:
         frame = working_frame(image, field, diameter=round(scale * model.preprocess.working_diameter))
-        signed = _average_views(model, frame.image.to(device), views, tile)
-        total += frame.place_back(signed)
+        seen = torch.stack([s[0] for s in _signed_views(model, frame.image.to(device), views, tile)])
+        total += frame.place_back(seen.mean(dim=0))
     total /= len(scales)
     probability = np.where(field.mask, np.clip((1 + total) / 2, 0, 1), 0).astype(np.float32)
     confidence = np.where(field.mask, np.abs(total), 0).astype(np.float32)
     return VesselMap(probability, confidence)
 
 
-def _average_views(model: Segmenter, image: Tensor, views: int, tile: int) -> Tensor:
-    """Mean signed map (S, S) of mirrored views of a frame (1, 3, S, S)."""
-    mean = torch.zeros(image.shape[-2:], device=image.device)
+def _check(image: np.ndarray, views: int) -> None:
+    if views not in (1, 2, 4):
+        raise ValueError(f"views {views}; allowed: 1, 2, 4")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image of shape {image.shape} and type {image.dtype}: (H, W, 3) uint8 is wanted")
+
+
+def _signed_views(model: Segmenter, image: Tensor, views: int, tile: int) -> Iterator[Tensor]:
+    """Signed maps (K, S, S) of mirrored views of a frame (1, 3, S, S), mirrored back."""
     for axes in _FLIPS[:views]:
         view = image.flip(axes) if axes else image
         view = view.contiguous(memory_format=torch.channels_last)
         signed = tiled_inference(lambda x: model.signed(model(x)), view, tile=tile, batch=1)
-        mean += (signed.flip(axes) if axes else signed)[0, 0] / views
-    return mean
+        yield (signed.flip(axes) if axes else signed)[0]

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from foveal.models import Preprocess, Segmenter, SegmenterConfig
+from foveal.scans.field_of_view import find_field_of_view
+from foveal.scans.synthetic import synthesize_eye
+from foveal.segmentation.inference import segment_structures, segment_vessels
+
+
+@pytest.fixture(scope="module")
+def model() -> Segmenter:
+    torch.manual_seed(0)
+    config = SegmenterConfig(
+        encoder_settings={"widths": [8, 12, 16]},
+        classes=("artery", "vein"),
+        activation="sigmoid",
+        preprocess=Preprocess(working_diameter=96),
+    )
+    return Segmenter(config).eval()
+
+
+def test_maps_have_the_photographs_size_and_end_at_the_field(model):
+    eye = synthesize_eye(1, size=150)
+    found = segment_structures(model, eye.image, eye.field)
+    assert found.names == ("artery", "vein")
+    assert found.probability.shape == found.spread.shape == (2, 150, 150)
+    assert found.probability.dtype == np.float32
+    assert not found.probability[:, ~eye.field.mask].any()
+    assert 0 < found.spread.max() <= 0.5
+    np.testing.assert_array_equal(found["vein"], found.probability[1])
+
+
+def test_mirroring_the_photograph_mirrors_the_maps(model):
+    eye = synthesize_eye(2, size=128)
+    turned = np.ascontiguousarray(eye.image[:, ::-1])
+    one = segment_structures(model, eye.image, find_field_of_view(eye.image))
+    other = segment_structures(model, turned, find_field_of_view(turned))
+    difference = np.abs(other.probability[..., ::-1] - one.probability)
+    assert np.median(difference) < 0.01
+
+
+def test_one_view_has_no_spread_and_agrees_with_the_vessels_call(model):
+    eye = synthesize_eye(3, size=128)
+    found = segment_structures(model, eye.image, eye.field, views=1)
+    assert not found.spread.any()
+    same = segment_vessels(model, eye.image, eye.field, views=1, scales=(1.0,))
+    np.testing.assert_allclose(found["artery"], same.probability, atol=1e-6)
+
+
+def test_wrong_views_are_named(model):
+    eye = synthesize_eye(3, size=128)
+    with pytest.raises(ValueError, match="views 3; allowed: 1, 2, 4"):
+        segment_structures(model, eye.image, eye.field, views=3)
