@@ -11,9 +11,10 @@ from vessel_shapes import bar, full_field
 
 from foveal.measurement.circles import circle_crossings
 from foveal.measurement.equivalents import hubbard_equivalent, knudtson_equivalent
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import Disc, Landmarks
 from foveal.measurement.measure import biomarker_columns, measure_eye
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.regions import REGIONS
 from foveal.scans.synthetic import synthesize_eye
 

@@ -16,9 +16,10 @@ from foveal.measurement.biomarkers import BIOMARKERS
 from foveal.measurement.drawing import draw_biomarker, draw_eye
 from foveal.measurement.drawing_canvas import COLOURS
 from foveal.measurement.drawing_vessels import MARKS, bifurcation_arms, inflection_points
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import NOTHING_KNOWN, Disc, Landmarks
 from foveal.measurement.measure import biomarker_columns, measure_eye
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import BiomarkerColumn
 from foveal.scans.synthetic import synthesize_eye
 

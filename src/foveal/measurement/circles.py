@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foveal.measurement.eye import VesselMeasurement
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 
 WINDOW = 4  # points to each side over which a width is averaged
 VISIBLE = 0.5  # least share of a circle inside the field

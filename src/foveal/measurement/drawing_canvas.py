@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.graph import VesselGraph
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import Kind
 
 if TYPE_CHECKING:

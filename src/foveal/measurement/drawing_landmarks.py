@@ -26,9 +26,10 @@ from foveal.measurement.drawing_canvas import (
     text_on_photograph,
 )
 from foveal.measurement.equivalents import LARGEST
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.graph import VesselGraph, path_normals
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,9 +20,10 @@ from foveal.measurement.drawing_canvas import (
     robust_limits,
     text_on_photograph,
 )
-from foveal.measurement.eye import LEAST_TURN, Course, VesselMeasurement
+from foveal.measurement.eye import LEAST_TURN
 from foveal.measurement.graph import NodeKind
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import Course, VesselMeasurement
 from foveal.measurement.registry import Kind
 
 if TYPE_CHECKING:

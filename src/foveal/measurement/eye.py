@@ -12,7 +12,6 @@ from foveal.kernels.distance_map import distance_map
 from foveal.measurement.fractals import FractalDimensions, fractal_dimensions
 from foveal.measurement.graph import VesselGraph, vessel_graph
 from foveal.measurement.landmarks import DISC_DIAMETER_MM, NOTHING_KNOWN, Landmarks, MissingError
-from foveal.measurement.regions import RegionMap
 from foveal.measurement.registry import Kind
 from foveal.measurement.simplification import sum_by_path
 from foveal.measurement.tree import VesselTree, root_graph
@@ -30,8 +29,22 @@ LEAST_TURN = 0.1  # radians by which a vessel must turn back for an inflection
 NO_VESSEL = "no vessel was found in the field"
 
 
+class Keeper:
+    """Keeps what several measures compute alike."""
+
+    @cached_property
+    def _kept(self) -> dict[Hashable, Any]:
+        return {}
+
+    def keep(self, key: Hashable, compute: Callable[[], Kept]) -> Kept:
+        """What `compute` gives, computed once for this key."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+
 @dataclass(frozen=True)
-class Eye:
+class Eye(Keeper):
     """One photograph's structures, as far as they are known.
 
     Attributes:
@@ -126,7 +139,7 @@ class Eye:
         return {kind: VesselLayer(self, kind, masks[kind] & self.field.mask) for kind in self.kinds}  # type: ignore[operator]
 
 
-class VesselLayer:
+class VesselLayer(Keeper):
     """The vessels of one kind and what is computed of them once, whatever is measured then.
 
     Args:
@@ -137,13 +150,6 @@ class VesselLayer:
 
     def __init__(self, eye: Eye, kind: Kind, mask: np.ndarray) -> None:
         self.eye, self.kind, self.mask = eye, kind, mask
-        self._kept: dict[Hashable, Any] = {}
-
-    def keep(self, key: Hashable, compute: Callable[[], Kept]) -> Kept:
-        """What `compute` gives, computed once for this key."""
-        if key not in self._kept:
-            self._kept[key] = compute()
-        return self._kept[key]
 
     @cached_property
     def graph(self) -> VesselGraph:
@@ -169,6 +175,22 @@ class VesselLayer:
     def distance_rows(self) -> np.ndarray:
         """(ceil(H / row_step), W) distance to the nearest vessel in pixels; the mask is not empty."""
         return distance_map(self.mask, every=self.eye.row_step)
+
+    @cached_property
+    def gap_places(self) -> np.ndarray:
+        """(m,) places in the flattened `distance_rows` that count for sparsity; see `VesselMeasurement.gaps`.
+        Missing where there is no vessel."""
+        if not self.mask.any():
+            raise MissingError(NO_VESSEL)
+        eye, distances = self.eye, self.distance_rows
+        counted = (distances > 0) & (distances <= eye.border_rows)  # which is 0 outside the field
+        landmarks = eye.landmarks
+        if landmarks.disc is not None and landmarks.fovea is not None:
+            (row, column), step = landmarks.fovea, eye.row_step
+            reach = AVASCULAR * landmarks.disc_fovea_distance
+            rows = np.arange(0, eye.field.mask.shape[0], step)[:, None]
+            counted &= (rows - row) ** 2 + (np.arange(counted.shape[1]) - column) ** 2 > reach**2
+        return np.flatnonzero(counted)
 
     @cached_property
     def fractals(self) -> FractalDimensions:
@@ -209,170 +231,6 @@ class VesselLayer:
         """(E,) number of times that an edge turns from one side to the other, by 0.1 radians or more."""
         bend = np.where(np.isfinite(self.graph.widths), self.curvature, 0.0)
         return bend_reversals(self.graph.points, self.graph.offsets, bend, LEAST_TURN)
-
-
-@dataclass(frozen=True)
-class Course:
-    """How segments, or whole vessels, run.
-
-    Attributes:
-        arcs: (n,) lengths along the centre line, in pixels.
-        chords: (n,) straight distances between the ends, in pixels; more than 0.
-        curvature: (n,) mean absolute curvature in 1 / px; NaN where junctions leave nothing to measure.
-        inflections: (n,) numbers of inflections.
-        names: (n,) number of the edge, or of the whole vessel.
-    """
-
-    arcs: np.ndarray
-    chords: np.ndarray
-    curvature: np.ndarray
-    inflections: np.ndarray
-    names: np.ndarray
-
-
-@dataclass(frozen=True)
-class Gaps:
-    """The retina between vessels.
-
-    Attributes:
-        distances: (ceil(H / n), W) distance to the nearest vessel in pixels; n is `Eye.row_step`.
-        counted: (ceil(H / n), W) bool, where it counts.
-        mean: of the distances that count, in pixels.
-        largest: of them, in pixels.
-    """
-
-    distances: np.ndarray
-    counted: np.ndarray
-    mean: float
-    largest: float
-
-
-class VesselMeasurement:
-    """All that a biomarker may look at: the vessels of one kind, in a region or everywhere.
-
-    Args:
-        layer: the vessels.
-        regions: the regions laid on the eye; only needed with `region`.
-        region: name of the region; None measures everywhere.
-
-    Raises:
-        MissingError: the region is not known or less than half visible on this eye.
-    """
-
-    def __init__(
-        self, layer: VesselLayer, regions: RegionMap | None = None, region: str | None = None
-    ) -> None:
-        if region is not None:
-            if regions is None:
-                raise ValueError(f"region {region!r} needs the regions laid on the eye")
-            regions.require(region)
-        self.layer, self.regions, self.region = layer, regions, region
-        self.eye, self.kind, self.graph, self.field = layer.eye, layer.kind, layer.graph, layer.eye.field
-
-    def within(self, points: np.ndarray) -> np.ndarray:
-        """(N,) bool: do (N, 2) points lie in the region?"""
-        if self.region is None or self.regions is None:
-            return np.ones(len(points), bool)
-        return self.regions.contains(self.region, points)
-
-    def area(self, mask: np.ndarray) -> int:
-        """Pixels of an (H, W) mask in the region and the field."""
-        if self.region is None or self.regions is None:
-            return int(np.count_nonzero(mask))
-        return self.regions.area(self.region, mask)
-
-    @cached_property
-    def visible(self) -> np.ndarray:
-        """(H, W) bool: the region, inside the field."""
-        if self.region is None or self.regions is None:
-            return self.field.mask
-        return self.regions.select(self.region)
-
-    @cached_property
-    def points_inside(self) -> np.ndarray:
-        """(P,) bool: centre-line points in the region."""
-        return self.within(self.graph.points)
-
-    @cached_property
-    def nodes_inside(self) -> np.ndarray:
-        """(N,) bool: nodes in the region."""
-        return self.within(self.graph.nodes)
-
-    @cached_property
-    def length(self) -> float:
-        """Length of the centre lines in pixels; missing where there is none."""
-        length = float(self.graph.spans[self.points_inside].sum())
-        if not length:
-            raise MissingError(NO_VESSEL if self.region is None else "no vessel was found in the region")
-        return length
-
-    @cached_property
-    def calibres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Widths along the centre lines in ascending order, and the length that each stands for (pixels)."""
-        known = np.isfinite(self.graph.widths) & self.points_inside
-        if not known.any():
-            raise MissingError("no vessel is long enough to measure its width")
-        order = np.argsort(self.graph.widths[known], kind="stable")
-        return self.graph.widths[known][order], self.graph.spans[known][order]
-
-    @cached_property
-    def segments(self) -> Course:
-        """Open segments, from node to node, of at least a hundredth of the field's diameter whose middle lies
-        in the region; missing where there is none."""
-        turn, measured = self.layer.bends
-        arcs, chords = self.graph.arcs, self.graph.chords
-        inside = self.within(self.layer.middles)
-        return self._course(arcs, chords, turn, measured, self.layer.inflections, inside, "segment")
-
-    @cached_property
-    def resolved(self) -> Course:
-        """Whole vessels (see `VesselTree.vessels`) of at least a hundredth of the field's diameter, of which
-        at least half of the length belongs to segments in the region; missing where there is none."""
-        vessels = self.layer.tree.vessels
-        arcs, chords = self.layer.tree.vessel_spans
-        turn, measured = (np.bincount(vessels, part, len(arcs)) for part in self.layer.bends)
-        inflections = np.bincount(vessels, self.layer.inflections, len(arcs))
-        inside = self.within(self.layer.middles)
-        share = np.bincount(vessels, np.where(inside, self.graph.arcs, 0.0), len(arcs))
-        return self._course(arcs, chords, turn, measured, inflections, share >= 0.5 * arcs, "vessel")
-
-    @cached_property
-    def gaps(self) -> Gaps:
-        """The retina between vessels of the region, without pixels nearer to the border of the field than to
-        a vessel, whose nearest vessel may be out of sight, and, where disc and fovea are known, without those
-        around the fovea, which has no vessels; missing where nothing is left."""
-        if not self.layer.mask.any():
-            raise MissingError(NO_VESSEL)
-        step, distances = self.eye.row_step, self.layer.distance_rows
-        counted = self.visible[::step] & (distances > 0) & (distances <= self.eye.border_rows)
-        landmarks = self.eye.landmarks
-        if landmarks.disc is not None and landmarks.fovea is not None:
-            row, column = landmarks.fovea
-            reach = AVASCULAR * landmarks.disc_fovea_distance
-            rows = np.arange(0, self.field.mask.shape[0], step)[:, None]
-            counted &= (rows - row) ** 2 + (np.arange(counted.shape[1]) - column) ** 2 > reach**2
-        found = distances[counted]
-        if not len(found):
-            raise MissingError(
-                "no pixel between vessels is nearer to a vessel than to the border of the field"
-            )
-        return Gaps(distances, counted, float(found.mean(dtype=np.float64)), float(found.max()))
-
-    def _course(
-        self,
-        arcs: np.ndarray,
-        chords: np.ndarray,
-        turn: np.ndarray,
-        measured: np.ndarray,
-        inflections: np.ndarray,
-        inside: np.ndarray,
-        what: str,
-    ) -> Course:
-        kept = np.flatnonzero(inside & (chords > 0) & (arcs >= SHORTEST_SEGMENT * self.field.diameter))
-        if not len(kept):
-            raise MissingError(f"no {what} is as long as a hundredth of the field's diameter")
-        bend = np.divide(turn, measured, out=np.full(len(arcs), np.nan), where=measured > 0)
-        return Course(arcs[kept], chords[kept], bend[kept], inflections[kept], kept)
 
 
 def _extent(middle: float, reach: float, size: int) -> tuple[int, int]:

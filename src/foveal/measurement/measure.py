@@ -5,8 +5,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from foveal.measurement.biomarkers import BIOMARKERS
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.regions import REGIONS, RegionMap
 from foveal.measurement.registry import KINDS, BiomarkerColumn, Kind, Measures
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from foveal.measurement.drawing_canvas import robust_limits
 from foveal.measurement.drawing_vessels import ARM_COLOUR, MARKS, NodeName, bifurcation_arms
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.graph import NodeKind
+from foveal.measurement.measured import VesselMeasurement
 from foveal.screening.pictures import data_uri
 
 WIDTH_COLOURS = ("#3f5bff", "#19a6ff", "#19e3ff", "#7dffc8", "#e6ff7a", "#fffbe0")

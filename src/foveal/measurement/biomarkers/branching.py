@@ -3,9 +3,9 @@
 import numpy as np
 
 from foveal.measurement.drawing_vessels import draw_angles, draw_bifurcations, draw_nodes
-from foveal.measurement.eye import VesselMeasurement
 from foveal.measurement.graph import NodeKind
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import EVERYWHERE, HERE, PVBM, VASCX, register
 
 

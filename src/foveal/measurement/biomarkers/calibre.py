@@ -3,7 +3,7 @@
 import numpy as np
 
 from foveal.measurement.drawing_vessels import draw_calibre
-from foveal.measurement.eye import VesselMeasurement
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import EVERYWHERE, HERE, VASCX, register
 
 

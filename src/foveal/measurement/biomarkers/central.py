@@ -8,8 +8,9 @@ import numpy as np
 from foveal.measurement.circles import Crossings, circle_crossings
 from foveal.measurement.drawing_landmarks import draw_circles, draw_circles_of_both
 from foveal.measurement.equivalents import hubbard_equivalent, knudtson_equivalent
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import Kind, register
 
 KNUDTSON = "Knudtson et al., Curr. Eye Res. 27, 2003; zone and circles as in PVBM and retinalysis-vascx"

@@ -3,8 +3,9 @@
 import numpy as np
 
 from foveal.measurement.drawing_vessels import draw_area, draw_border, draw_centre_lines
-from foveal.measurement.eye import NO_VESSEL, VesselMeasurement
+from foveal.measurement.eye import NO_VESSEL
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import EVERYWHERE, HERE, PVBM, VASCX, register
 
 

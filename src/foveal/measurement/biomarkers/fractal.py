@@ -1,7 +1,7 @@
 """How vessels fill the plane: generalised dimensions of the vessel mask."""
 
 from foveal.measurement.drawing_landmarks import draw_box_counts
-from foveal.measurement.eye import VesselMeasurement
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import PVBM, register
 
 

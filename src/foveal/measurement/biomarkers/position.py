@@ -11,8 +11,9 @@ from foveal.measurement.drawing_landmarks import (
     draw_scale,
     draw_sharpness,
 )
-from foveal.measurement.eye import Eye, VesselMeasurement
+from foveal.measurement.eye import Eye
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import HERE, VASCX, register
 
 CIRCLES = np.linspace(2 / 3, 2 / 3 + 0.12, 5)  # of the disc-fovea distance

@@ -1,7 +1,7 @@
 """How far the retina lies from its nearest vessel."""
 
 from foveal.measurement.drawing_landmarks import draw_gaps
-from foveal.measurement.eye import VesselMeasurement
+from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.registry import EVERYWHERE, VASCX, register
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from foveal.measurement.drawing_canvas import Drawer, together
 from foveal.measurement.drawing_vessels import draw_course, draw_inflections
-from foveal.measurement.eye import Course, VesselMeasurement
 from foveal.measurement.landmarks import MissingError
+from foveal.measurement.measured import Course, VesselMeasurement
 from foveal.measurement.registry import EVERYWHERE, PVBM, VASCX, register
 
 BULLITT = "Bullitt et al., IEEE Trans. Med. Imaging 22, 2003 (inflection count metric)"
