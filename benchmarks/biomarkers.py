@@ -17,7 +17,6 @@ import contextlib
 import importlib.metadata
 import io
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -40,7 +39,7 @@ from foveal.measurement.landmarks import Disc, Landmarks  # noqa: E402
 from foveal.measurement.measure import biomarker_columns, measure_eye  # noqa: E402
 from foveal.measurement.pvbm3 import measure_fractals, measure_pvbm3  # noqa: E402
 from foveal.measurement.registry import BiomarkerColumn  # noqa: E402
-from foveal.recipes.evidence import describe_environment  # noqa: E402
+from foveal.recipes.evidence import describe_environment, peak_memory  # noqa: E402
 from foveal.scans.field_of_view import FieldOfView  # noqa: E402
 from peers.agreement import agreement  # noqa: E402
 from peers.pvbm import Pvbm, ReferenceMask, photograph_masks, write_reference  # noqa: E402
@@ -260,7 +259,7 @@ def growth(scene: Scene, data: Path, repeats: int) -> list[str]:
         scaled = scene.scaled(height)
         seconds = timed(lambda scaled=scaled: measure_eye(scaled.eye(all_vessels_only=True)), repeats).seconds
         vessels, lines = np.count_nonzero(scaled.vessels), np.count_nonzero(thin(scaled.vessels))
-        before, peak = peak_memory(data, height)
+        before, peak = peak_of_measuring(data, height)
         rows.append(
             [
                 f"{scaled.vessels.shape[1]} x {height}",
@@ -274,7 +273,7 @@ def growth(scene: Scene, data: Path, repeats: int) -> list[str]:
     return table(header, rows)
 
 
-def peak_memory(data: Path, height: int) -> tuple[float, float]:
+def peak_of_measuring(data: Path, height: int) -> tuple[float, float]:
     """MiB that a fresh process holds before, and at most while, it measures the mask of `growth`."""
     command = [sys.executable, __file__, "--data", str(data), "--peak-at", str(height)]
     report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -292,17 +291,7 @@ def report_peak(data: Path, height: int) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far, that of reading
     before = psutil.Process().memory_info().rss / MIB
     measure_eye(eye)
-    print(before, _peak())
-
-
-def _peak() -> float:
-    """MiB that this process has held at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux counts the parent's memory in ru_maxrss
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024
+    print(before, peak_memory() / MIB)
 
 
 def figure(timing: Timing) -> str:

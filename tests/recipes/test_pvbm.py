@@ -15,22 +15,10 @@ from foveal.recipes.base import Finding
 from foveal.recipes.evidence import run_evidence
 from foveal.recipes.pvbm import PvbmSettings, recipe
 
-# Expectations of the card that the measures do not meet; each stays on the evidence page as not holding.
-NOT_HOLDING = (
-    "dilated by a pixel, four drawn trees: relative change of branch points",
-    "dilated by a pixel, four drawn trees: relative change of crossings",
-    "dilated by a pixel, four drawn trees: relative change of endpoints",
-)
-
 
 @pytest.fixture(scope="module")
 def findings() -> list[Finding]:
     return run_evidence(recipe, "quick").findings
-
-
-def test_quick_evidence_holds_but_for_what_is_known(findings: list[Finding]) -> None:
-    failing = [finding for finding in findings if not finding.holds]
-    assert not [finding for finding in failing if not finding.claim.startswith(NOT_HOLDING)]
 
 
 @pytest.mark.parametrize(

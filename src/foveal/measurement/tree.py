@@ -14,7 +14,7 @@ from foveal.measurement.landmarks import Disc
 ROOT_REACH = 1.25  # of the disc's radius: free ends this near to its centre are where vessels begin
 CROSSING_BEND = 45.0  # degrees that a vessel may bend where it crosses another
 DIRECTION_SKIP = 2.5  # half-widths of a junction that are left out of the direction of its arms
-DIRECTION_WIDTHS, DIRECTION_LEAST = 4.0, 15.0  # widths, and at least pixels, that it is fitted over
+DIRECTION_WIDTHS, DIRECTION_LEAST = 6.0, 15.0  # widths, and at least pixels, that it is fitted over
 CONTINUATION_BEND = 60.0  # degrees that a vessel may bend where a branch leaves it
 
 
@@ -132,7 +132,7 @@ def root_graph(graph: VesselGraph, disc: Disc | None = None) -> VesselTree:
        reached. This also directs the loops of a map in which arteries and veins touch.
 
     The direction of an end is that of a line fitted to the centre line from 2.5 half-widths of the junction
-    on, over four widths or at least 15 pixels: nearer to it the centre lines of two vessels that are still
+    on, over six widths or at least 15 pixels: nearer to it the centre lines of two vessels that are still
     one bend into one another.
 
     Args:

@@ -21,10 +21,11 @@ ROBUSTNESS = Path(__file__).parents[3] / "docs" / "evidence" / "biomarkers-robus
 _COUNTS = ("branch_points", "crossings", "endpoints")
 
 _MEASURE_LARGE = """
-import resource, sys
+import sys
 import numpy as np
 from foveal.measurement.landmarks import Disc
 from foveal.recipes._pvbm_table import BiomarkerTable
+from foveal.recipes.evidence import peak_memory
 from foveal.recipes.pvbm import PvbmSettings
 from foveal.scans.synthetic import synthesize_eye
 
@@ -33,9 +34,7 @@ eye = synthesize_eye(0, size=3000)
 masks = {"arteries": np.isin(eye.artery_vein, (1, 3)), "veins": np.isin(eye.artery_vein, (2, 3))}
 disc = Disc(eye.disc.center, eye.disc.radius)
 found = BiomarkerTable(PvbmSettings(mode=sys.argv[1]))(**masks, disc=disc)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-peak /= 2**30 if sys.platform == "darwin" else 2**20
-print(peak, sum(np.isfinite(value) for value in found.values()))
+print(peak_memory() / 2**30, sum(np.isfinite(value) for value in found.values()))
 """
 
 
@@ -59,7 +58,12 @@ def large_masks() -> Iterator[Finding]:
 
 
 def dilation_findings(
-    what: str, trees: Sequence[Tree], measure: Callable[[Tree], dict[str, float]], *, equivalents: bool = True
+    what: str,
+    trees: Sequence[Tree],
+    measure: Callable[[Tree], dict[str, float]],
+    *,
+    equivalents: bool = True,
+    unchanged: Sequence[str] = ("length_px", *_COUNTS),
 ) -> Iterator[Finding]:
     """What a pixel of dilation does to area, equivalents, length and counts.
 
@@ -68,6 +72,7 @@ def dilation_findings(
         trees: the masks.
         measure: what measures one.
         equivalents: whether they have any, which masks of all vessels do not.
+        unchanged: biomarkers that should stay as they are.
     """
     what = f"dilated by a pixel, {what}"
     before = [measure(tree) for tree in trees]
@@ -87,7 +92,7 @@ def dilation_findings(
             len(growth) > 0 and bool((growth > 0).all()),
             measured=f"by {growth.min():.2f} to {growth.max():.2f} px" if len(growth) else "none is known",
         )
-    for name in ("length_px", *_COUNTS):
+    for name in unchanged:
         first, second = both(name)
         total = float(second.sum() / first.sum() - 1)
         single = float(np.median(np.abs(second - first) / np.maximum(first, 1)))

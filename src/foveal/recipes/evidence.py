@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -131,6 +132,18 @@ def describe_environment() -> dict[str, str]:
         "torch threads": str(torch.get_num_threads()),
         "accelerators": ", ".join(accelerators) or "none",
     }
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux ru_maxrss counts what the process that started this one held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _processor_name() -> str:

@@ -105,7 +105,7 @@ def _known_angles(m: VesselMeasurement) -> np.ndarray:
 )
 def bifurcation_angle_median(m: VesselMeasurement) -> float:
     """Median angle between the two daughters where a vessel divides, each direction that of a line fitted to
-    the centre line from 2.5 half-widths of the junction on, over four widths or at least 15 pixels."""
+    the centre line from 2.5 half-widths of the junction on, over six widths or at least 15 pixels."""
     return float(np.median(_known_angles(m)))
 
 
