@@ -41,19 +41,19 @@ def circle_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
     Raises:
         MissingError: the disc is not known, or no circle is half visible.
     """
-    key = ("circles", m.region, radii.tobytes())
-    return m.layer.keep(key, lambda: _find_crossings(m, radii))
+    return m.keep(("circles", radii.tobytes()), lambda: _find_crossings(m, radii))
 
 
 def _find_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
     disc = m.eye.landmarks.known_disc
-    radii = radii[[_visible_share(m, float(radius)) >= VISIBLE for radius in radii]]
+    key = ("visible circles", m.region, radii.tobytes())
+    radii = radii[m.eye.keep(key, lambda: _visible_shares(m, radii)) >= VISIBLE]
     if not len(radii):
         raise MissingError("less than half of every circle around the optic disc is visible")
     graph, tree = m.graph, m.layer.tree
     distance = np.hypot(*(graph.points - disc.center).T)
     edge = np.repeat(np.arange(len(graph.edges)), np.diff(graph.offsets))
-    widths = _running_mean(graph.widths, edge)
+    widths = m.layer.keep("running widths", lambda: _running_mean(graph.widths, graph.offsets))
     widths = np.where(np.isfinite(widths), widths, graph.edge_widths[edge])
     # Points in pairs along the same edge, the nearer one to the root first.
     forward = (tree.near == 0)[edge[:-1]]
@@ -77,24 +77,26 @@ def _find_crossings(m: VesselMeasurement, radii: np.ndarray) -> Crossings:
     return Crossings(radii, np.concatenate(circles), np.concatenate(points), np.concatenate(found))
 
 
-def _visible_share(m: VesselMeasurement, radius: float) -> float:
-    """Share of a circle around the disc (of its part in the region) that lies inside the field."""
+def _visible_shares(m: VesselMeasurement, radii: np.ndarray) -> np.ndarray:
+    """(C,) share of each circle around the disc (of its part in the region) that lies inside the field."""
     angle = np.linspace(0, 2 * np.pi, 360, endpoint=False)
-    circle = np.stack([np.sin(angle), np.cos(angle)], axis=1) * radius + m.eye.landmarks.known_disc.center
-    circle = circle[m.within(circle)]
-    pixel = np.rint(circle).astype(np.int64)
-    inside = ((pixel >= 0) & (pixel < m.field.mask.shape)).all(axis=1)
+    direction = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    circles = (radii[:, None, None] * direction + m.eye.landmarks.known_disc.center).reshape(-1, 2)
+    wanted = m.within(circles)
+    pixel = np.rint(circles).astype(np.int64)
+    inside = wanted & ((pixel >= 0) & (pixel < m.field.mask.shape)).all(axis=1)
     inside[inside] = m.field.mask[tuple(pixel[inside].T)]
-    return float(inside.mean()) if len(inside) else 0.0
+    counts = [part.reshape(len(radii), -1).sum(axis=1) for part in (inside, wanted)]
+    return counts[0] / np.maximum(counts[1], 1)
 
 
-def _running_mean(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Mean of the finite values within `WINDOW` places that belong to the same group; NaN without any."""
+def _running_mean(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Mean of the finite values within `WINDOW` places on the same path; NaN without any."""
     known = np.isfinite(values)
     total = np.append(0.0, np.cumsum(np.where(known, values, 0.0)))
     count = np.append(0, np.cumsum(known))
-    place = np.arange(len(values))
-    first = np.maximum(place - WINDOW, np.searchsorted(group, group, side="left"))
-    last = np.minimum(place + WINDOW + 1, np.searchsorted(group, group, side="right"))
+    place, lengths = np.arange(len(values)), np.diff(offsets)
+    first = np.maximum(place - WINDOW, np.repeat(offsets[:-1], lengths))
+    last = np.minimum(place + WINDOW + 1, np.repeat(offsets[1:], lengths))
     number = count[last] - count[first]
     return np.divide(total[last] - total[first], number, out=np.full(len(values), np.nan), where=number > 0)

@@ -1,11 +1,12 @@
 """What a biomarker looks at: the vessels of one kind, everywhere or in a region."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from foveal.measurement.eye import NO_VESSEL, SHORTEST_SEGMENT, VesselLayer
+from foveal.measurement.eye import NO_VESSEL, SHORTEST_SEGMENT, Kept, VesselLayer
 from foveal.measurement.landmarks import MissingError
 from foveal.measurement.regions import RegionMap
 
@@ -74,6 +75,10 @@ class VesselMeasurement:
             regions.require(region)
         self.layer, self.regions, self.region = layer, regions, region
         self.eye, self.kind, self.graph, self.field = layer.eye, layer.kind, layer.graph, layer.eye.field
+
+    def keep(self, key: Hashable, compute: Callable[[], Kept]) -> Kept:
+        """What `compute` gives, computed once for this key on these vessels in this region."""
+        return self.layer.keep((self.region, key), compute)
 
     def within(self, points: np.ndarray) -> np.ndarray:
         """(N,) bool: do (N, 2) points lie in the region?"""

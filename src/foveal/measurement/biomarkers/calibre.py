@@ -9,14 +9,14 @@ from foveal.measurement.registry import EVERYWHERE, HERE, VASCX, register
 
 def _mean(m: VesselMeasurement) -> float:
     widths, spans = m.calibres
-    return float(np.average(widths, weights=spans))
+    return m.keep("mean calibre", lambda: float(widths @ spans / spans.sum()))
 
 
 def _quantile(m: VesselMeasurement, quantile: float) -> float:
     """Width that this share of the measurable centre-line length does not exceed."""
     widths, spans = m.calibres
-    cumulated = np.cumsum(spans) - 0.5 * spans
-    return float(np.interp(quantile * spans.sum(), cumulated, widths))
+    middles = m.keep("middles of spans", lambda: np.cumsum(spans) - 0.5 * spans)
+    return float(np.interp(quantile * spans.sum(), middles, widths))
 
 
 @register("calibre_px", "Mean calibre", "px", VASCX, draw=draw_calibre("px"))
@@ -97,5 +97,5 @@ def calibre_spread_field(m: VesselMeasurement) -> float:
     """Standard deviation of the vessel width along all centre lines, in thousandths of the field's
     diameter."""
     widths, spans = m.calibres
-    variance = np.average((widths - _mean(m)) ** 2, weights=spans)
+    variance = (widths - _mean(m)) ** 2 @ spans / spans.sum()
     return 1000 * float(np.sqrt(variance)) / m.field.diameter

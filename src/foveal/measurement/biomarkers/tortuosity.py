@@ -46,12 +46,18 @@ def _curvature_field(m: VesselMeasurement, course: Course) -> np.ndarray:
     return course.curvature * m.field.diameter
 
 
+def _known(values: np.ndarray, arcs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values that are finite, and the arc lengths that belong to them."""
+    known = np.isfinite(values)
+    return values[known], arcs[known]
+
+
 def _median(values: np.ndarray, arcs: np.ndarray) -> float:
     return float(np.median(values))
 
 
 def _weighted(values: np.ndarray, arcs: np.ndarray) -> float:
-    return float(np.average(values, weights=arcs))
+    return float(values @ arcs / arcs.sum())
 
 
 _MEASURES: dict[str, tuple[Callable, str, str, str]] = {
@@ -84,11 +90,10 @@ def _register(measure: str, suffix: str, summary: str) -> None:
 
     def tortuosity(m: VesselMeasurement) -> float:
         course = _course(m, unit)
-        found = values(m, course)
-        known = np.isfinite(found)
-        if not known.any():
+        found, arcs = m.keep((measure, unit), lambda: _known(values(m, course), course.arcs))
+        if not len(found):
             raise MissingError(f"no {one} is long enough to measure its curvature")
-        return summarise(found[known], course.arcs[known])
+        return summarise(found, arcs)
 
     tortuosity.__doc__ = f"{(values.__doc__ or '').format(unit=one)} {how.format(units=many)}"
     register(
