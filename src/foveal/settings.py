@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+
+def unknown_name(what: str, name: str, allowed: Sequence[str]) -> str:
+    """The complaint about a name that is not among those allowed, with the nearest of them."""
+    nearest = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
+    return f"unknown {what} {name!r}{hint} allowed: {', '.join(allowed)}"
 
 
 class Settings(BaseModel):
@@ -32,9 +40,7 @@ class Settings(BaseModel):
         for key in values:
             if key in allowed:
                 continue
-            nearest = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.6)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-            complaints.append(f"unknown setting {key!r}{hint} allowed: {', '.join(sorted(allowed))}")
+            complaints.append(unknown_name("setting", str(key), sorted(allowed)))
         if complaints:
             raise ValueError("\n".join(complaints))
         return values

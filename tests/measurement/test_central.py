@@ -184,7 +184,7 @@ def test_regions_do_not_change_what_is_measured_everywhere():
 
 
 def test_unknown_names_are_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="'etdrs_gird' is not known; did you mean 'etdrs_grid'"):
+    with pytest.raises(ValueError, match="unknown region 'etdrs_gird'; did you mean 'etdrs_grid'"):
         biomarker_columns(regions=("etdrs_gird",))
-    with pytest.raises(ValueError, match="kind 'arteries' is not known"):
+    with pytest.raises(ValueError, match="unknown kind 'arteries'"):
         biomarker_columns(("arteries",))  # type: ignore[arg-type]

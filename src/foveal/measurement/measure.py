@@ -1,7 +1,6 @@
 """All biomarkers of an eye at once, and the columns of their table."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from foveal.measurement.biomarkers import BIOMARKERS
@@ -10,6 +9,7 @@ from foveal.measurement.landmarks import MissingError
 from foveal.measurement.measured import VesselMeasurement
 from foveal.measurement.regions import REGIONS, RegionMap
 from foveal.measurement.registry import KINDS, BiomarkerColumn, Kind, Measures
+from foveal.settings import unknown_name
 
 
 def biomarker_columns(
@@ -113,6 +113,4 @@ def lay_regions(eye: Eye, names: Sequence[str]) -> RegionMap:
 def _check(what: str, given: Sequence[str], known: Any) -> None:
     for name in given:
         if name not in known:
-            near = get_close_matches(name, list(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{what} {name!r} is not known{hint} Known are {', '.join(known)}")
+            raise ValueError(unknown_name(what, name, list(known)))

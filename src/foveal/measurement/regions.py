@@ -5,7 +5,6 @@ lies in is decided by signs and squared distances, so that counting pixels and a
 the same answer; the whole area of a region, also outside the frame, is known by formula.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +15,7 @@ from foveal.kernels.cells import cell_areas
 from foveal.measurement.half_field import half_field_area, half_field_outline
 from foveal.measurement.landmarks import Landmarks, MissingError
 from foveal.measurement.polar_grid import QUARTERS, PolarGrid
+from foveal.settings import unknown_name
 
 if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
@@ -358,6 +358,4 @@ def _border(hemifield: Region, grid: PolarGrid) -> tuple[tuple[float, float], np
 
 def _check_name(name: str, allowed: Sequence[str]) -> None:
     if name not in allowed:
-        near = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ";"
-        raise ValueError(f"unknown region {name!r}{hint} allowed: {', '.join(allowed)}")
+        raise ValueError(unknown_name("region", name, allowed))
