@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from foveal.files import write_atomically
 from foveal.measurement.measure import biomarker_columns
 from foveal.measurement.registry import KIND_TITLES, KINDS, Kind
-from foveal.screening.columns import Column, Group, biomarker_column, columns_as_markdown
+from foveal.screening.columns import PHOTOGRAPH, Column, Group, biomarker_column, columns_as_markdown
 from foveal.screening.columns import Kind as CellKind
 from foveal.screening.mask_record import MaskRecord
 from foveal.screening.mask_settings import MeasureSettings
@@ -81,6 +81,11 @@ def _column(
     return Column(name, title, unit, kind, group, description)
 
 
+def _as_of_photographs(*names: str) -> Iterator[Column]:
+    """Columns that mean the same as in the results of `foveal screen`."""
+    yield from (column for column in PHOTOGRAPH if column.name in names)
+
+
 _MASK = (
     _column("name", "Mask", "", "text", "File name without its ending, with folders where two are alike."),
     _column("path", "File", "", "text", "Path of the file, as it was found."),
@@ -99,21 +104,13 @@ _MASK = (
         "Where the field of view comes from: mask, photograph, or whole frame; densities are relative to it.",
     ),
     _column("field_shape", "Field shape", "", "text", "Circle, rectangle, or full (no border)."),
-    _column("field_diameter", "Field diameter", "px", "number", "Diameter of the field of view's circle."),
-    _column(
-        "field_completeness",
-        "Field completeness",
-        "fraction",
-        "number",
-        "Visible share of that circle, 0 to 1.",
-    ),
+    *_as_of_photographs("field_diameter", "field_completeness"),
     _column("disc_row", "Disc row", "px", "number", "Row of the optic disc's centre."),
     _column("disc_column", "Disc column", "px", "number", "Column of the optic disc's centre."),
     _column("disc_radius", "Disc radius", "px", "number", "Radius of the circle of the disc's area."),
     _column("fovea_row", "Fovea row", "px", "number", "Row of the fovea."),
     _column("fovea_column", "Fovea column", "px", "number", "Column of the fovea."),
-    _column("spacing_row", "Row spacing", "mm/px", "number", "Distance of two rows on the retina."),
-    _column("spacing_column", "Column spacing", "mm/px", "number", "Distance of two columns on the retina."),
+    *_as_of_photographs("spacing_row", "spacing_column"),
     _column(
         "scale_source",
         "Scale from",

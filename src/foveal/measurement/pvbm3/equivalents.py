@@ -10,6 +10,7 @@ from foveal.kernels.width_walk import WidthTree, measure_widths
 from foveal.measurement.equivalents import combine_widths, hubbard_equivalent, knudtson_equivalent
 from foveal.measurement.landmarks import Disc
 from foveal.measurement.pvbm3.geometry import center_distances, start_pixels
+from foveal.measurement.pvbm3.zones import check_images
 
 START_REACH = 20  # pixels beyond two disc radii within which a part must begin
 ZONE_RADII = 3  # disc radii beyond which no walk goes on
@@ -75,11 +76,7 @@ def measure_equivalents(
         Segmentation", ECCV Workshops 2022, arXiv 2208.00392; package pvbm 3.0.1. For the formulas see
         `foveal.measurement.equivalents`.
     """
-    if mask.shape != skeleton.shape or mask.dtype != bool:
-        raise ValueError(
-            "mask and skeleton must be bool arrays of the same shape, "
-            f"got {mask.dtype} {mask.shape} and {skeleton.dtype} {skeleton.shape}"
-        )
+    check_images(mask, skeleton)
     if kind not in ("artery", "vein"):
         raise ValueError(f"kind must be 'artery' or 'vein', got {kind!r}")
     positions, links = pixel_links(skeleton)

@@ -7,6 +7,7 @@ import numpy as np
 from foveal.kernels.pixel_links import links_among, pixel_links
 from foveal.kernels.rooted_walks import nearest_of_parts, prune_twigs, walk_branches
 from foveal.measurement.landmarks import Disc
+from foveal.measurement.pvbm3.zones import check_images
 
 LEAST_PART = 50  # pixels of a connected part of the skeleton that is measured
 START_REACH = 100  # pixels from the disc's border within which a part must begin
@@ -90,11 +91,7 @@ def measure_geometry(mask: np.ndarray, skeleton: np.ndarray, disc: Disc) -> Pvbm
         Fhima et al., "PVBM: A Python Vasculature Biomarker Toolbox Based On Retinal Blood Vessel
         Segmentation", ECCV Workshops 2022, arXiv 2208.00392; package pvbm 3.0.1.
     """
-    if mask.shape != skeleton.shape or mask.dtype != bool:
-        raise ValueError(
-            "mask and skeleton must be bool arrays of the same shape, "
-            f"got {mask.dtype} {mask.shape} and {skeleton.dtype} {skeleton.shape}"
-        )
+    check_images(mask, skeleton)
     positions, links = pixel_links(skeleton)
     starts = start_pixels(positions, links, disc, reach=START_REACH + disc.radius, precision=np.float32)
     links = links_among(links, prune_twigs(links, starts, TWIG))

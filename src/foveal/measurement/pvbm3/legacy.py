@@ -14,6 +14,7 @@ from foveal.kernels.skeleton_segments import (
 )
 from foveal.kernels.thinning import thin
 from foveal.measurement.pvbm3.geometry import arm_cosines, median
+from foveal.measurement.pvbm3.zones import check_images
 
 SHORTEST = 10.0  # pixels; segments must be longer
 ARM_REACH = 20  # steps after which the next pixel is an arm's end
@@ -95,11 +96,7 @@ def measure_legacy_geometry(mask: np.ndarray, skeleton: np.ndarray) -> Pvbm3Lega
         Fhima et al., "PVBM: A Python Vasculature Biomarker Toolbox Based On Retinal Blood Vessel
         Segmentation", ECCV Workshops 2022, arXiv 2208.00392; package pvbm 3.0.1.
     """
-    if mask.shape != skeleton.shape or mask.dtype != bool:
-        raise ValueError(
-            "mask and skeleton must be bool arrays of the same shape, "
-            f"got {mask.dtype} {mask.shape} and {skeleton.dtype} {skeleton.shape}"
-        )
+    check_images(mask, skeleton)
     positions, links = pixel_links(skeleton)
     degree = (links >= 0).sum(axis=1)
     ends, junctions = degree == 1, degree >= 3

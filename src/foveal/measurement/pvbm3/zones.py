@@ -49,6 +49,19 @@ def calibre_zone(shape: tuple[int, int], disc: Disc) -> np.ndarray:
     return (squared > (2 * disc.radius) ** 2) & (squared <= (3 * disc.radius) ** 2)
 
 
+def check_images(mask: np.ndarray, skeleton: np.ndarray) -> None:
+    """Make sure that a mask and its skeleton are bool arrays of the same shape.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if mask.shape != skeleton.shape or mask.dtype != bool or skeleton.dtype != bool:
+        raise ValueError(
+            "mask and skeleton must be bool arrays of the same shape, "
+            f"got {mask.dtype} {mask.shape} and {skeleton.dtype} {skeleton.shape}"
+        )
+
+
 def _squared_distances(shape: tuple[int, int], disc: Disc) -> np.ndarray:
     row, column = np.ogrid[: shape[0], : shape[1]]
     return (row - disc.center[0]) ** 2 + (column - disc.center[1]) ** 2
