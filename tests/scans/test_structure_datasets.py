@@ -22,6 +22,12 @@ def test_les_av_is_read_by_index_and_its_uncertain_vessels_are_not_valid(tmp_pat
     np.testing.assert_array_equal(case.masks, [index == 1, index == 2])
     np.testing.assert_array_equal(case.valid, [index != 3] * 2)
     assert case.patient == "LES-AV/7"
+    (case,) = read_les_av_kinds(tmp_path, ("artery_or_vein",), names={"7"})
+    np.testing.assert_array_equal(case.masks, [index == 1])
+    np.testing.assert_array_equal(case.valid, [np.isin(index, (1, 2))])
+    assert not read_les_av_kinds(tmp_path, names={"8"})
+    with pytest.raises(ValueError, match="structure 'disc' is not known"):
+        read_les_av_kinds(tmp_path, ("disc",))
 
 
 def test_idrid_lesions_without_a_file_are_absent_and_other_structures_unknown(tmp_path):
@@ -49,8 +55,12 @@ def test_synthetic_case_has_the_masks_of_the_eye():
     case = synthetic_case(eye, "one", ("disc", "fovea", "vein", "haemorrhages"))
     np.testing.assert_array_equal(case.masks[0], eye.disc.mask)
     np.testing.assert_array_equal(case.masks[3], eye.lesions["haemorrhages"])
+    assert case.valid.all()
+    kinds = synthetic_case(eye, "one", ("artery_or_vein",))
+    np.testing.assert_array_equal(kinds.valid[0], np.isin(eye.artery_vein, (1, 2)))
+    np.testing.assert_array_equal(kinds.masks[0] & kinds.valid[0], eye.artery_vein == 1)
     spot = np.argwhere(case.masks[1])
     if len(spot):
         assert np.hypot(*(spot - eye.fovea).T).max() <= 0.6 * eye.disc.radius
-    with pytest.raises(ValueError, match="structure 'macula' is not known; known are artery, vein, disc"):
+    with pytest.raises(ValueError, match="structure 'macula' is not known; known are artery, vein, artery_or_vein"):
         synthetic_case(eye, "one", ("macula",))

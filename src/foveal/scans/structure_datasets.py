@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from foveal.scans.reading import read_scan
 from foveal.scans.synthetic import SyntheticEye, synthesize_eye
 
 ARTERY_VEIN = ("artery", "vein")
+ARTERY_OR_VEIN = (
+    "artery_or_vein",
+)  # artery (True) or vein (False); valid on vessels of one known kind alone
 IDRID_CODES = {"microaneurysms": "MA", "haemorrhages": "HE", "hard_exudates": "EX", "soft_exudates": "SE"}
 LANDMARKS = ("disc", "fovea")
 FOVEA_RADIUS = 0.6  # of the disc's: the spot that stands for the fovea
@@ -39,20 +42,29 @@ class StructureCase:
     valid: np.ndarray
 
 
-def read_les_av_kinds(folder: Path) -> list[StructureCase]:
-    """LES-AV (Orlando et al., 2018): masks of `ARTERY_VEIN`; crossings and uncertain vessels are not valid.
+def read_les_av_kinds(
+    folder: Path, structures: tuple[str, ...] = ARTERY_VEIN, *, names: Collection[str] | None = None
+) -> list[StructureCase]:
+    """LES-AV (Orlando et al., 2018); crossings and uncertain vessels are not valid.
+
+    Args:
+        folder: holds `images` and `av`.
+        structures: masks of a case, in order: "artery", "vein" or "artery_or_vein".
+        names: of the photographs to read; None for all.
 
     Raises:
         FileNotFoundError: a file is missing.
+        ValueError: LES-AV does not label a structure.
     """
     cases = []
     for path in sorted_files(folder / "images", "*.png"):
+        if names is not None and path.stem not in names:
+            continue
         with Image.open(folder / "av" / path.name) as picture:
             index = np.asarray(picture)  # a palette codes the kind by index, never by colour
-        known = np.broadcast_to(index != 3, (2, *index.shape))
-        masks = np.stack([index == 1, index == 2])
+        masks, valid = _chosen(_kinds(index == 1, index == 2, index != 3), structures)
         image = read_scan(path).image
-        cases.append(StructureCase(path.stem, "LES-AV", f"LES-AV/{path.stem}", image, masks, known))
+        cases.append(StructureCase(path.stem, "LES-AV", f"LES-AV/{path.stem}", image, masks, valid))
     return cases
 
 
@@ -105,18 +117,33 @@ def synthetic_case(eye: SyntheticEye, name: str, structures: tuple[str, ...]) ->
         ValueError: a structure is not known.
     """
     spot = np.hypot(*(np.indices(eye.vessels.shape).T - eye.fovea).T) <= FOVEA_RADIUS * eye.disc.radius
-    known = {
-        "artery": np.isin(eye.artery_vein, (1, 3)),
-        "vein": np.isin(eye.artery_vein, (2, 3)),
-        "disc": eye.disc.mask,
-        "fovea": spot & eye.field.mask,
-        **{str(kind): mask for kind, mask in eye.lesions.items()},
+    seen = np.ones_like(spot)
+    others = {"disc": eye.disc.mask, "fovea": spot & eye.field.mask, **eye.lesions}
+    known = _kinds(np.isin(eye.artery_vein, (1, 3)), np.isin(eye.artery_vein, (2, 3)), seen)
+    masks, valid = _chosen(known | {str(name): (mask, seen) for name, mask in others.items()}, structures)
+    return StructureCase(name, "synthetic", f"synthetic/{name}", eye.image, masks, valid)
+
+
+def _kinds(
+    artery: np.ndarray, vein: np.ndarray, known: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mask of each way to tell arteries from veins, and where it is valid."""
+    return {
+        "artery": (artery, known),
+        "vein": (vein, known),
+        "artery_or_vein": (artery, known & (artery ^ vein)),
     }
+
+
+def _chosen(
+    known: Mapping[str, tuple[np.ndarray, np.ndarray]], structures: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks and validity (K, H, W) of the structures wanted."""
     for structure in structures:
         if structure not in known:
             raise ValueError(f"structure {structure!r} is not known; known are {', '.join(known)}")
-    masks = np.stack([known[structure] for structure in structures])
-    return StructureCase(name, "synthetic", f"synthetic/{name}", eye.image, masks, np.ones_like(masks))
+    masks, valid = zip(*(known[structure] for structure in structures), strict=True)
+    return np.stack(masks), np.stack(valid)
 
 
 def sorted_files(folder: Path, pattern: str) -> list[Path]:
