@@ -24,11 +24,15 @@ def test_maps_have_the_photographs_size_and_end_at_the_field(model):
     eye = synthesize_eye(1, size=150)
     found = segment_structures(model, eye.image, eye.field)
     assert found.names == ("artery", "vein")
-    assert found.probability.shape == found.spread.shape == (2, 150, 150)
-    assert found.probability.dtype == np.float32
+    spread = found.spread("vein")
+    assert found.probability.shape == (2, 150, 150)
+    assert found.probability.dtype == spread.dtype == np.float32
     assert not found.probability[:, ~eye.field.mask].any()
-    assert 0 < found.spread.max() <= 0.5
+    assert not spread[~eye.field.mask].any()
+    assert 0 < spread.max() <= 0.5
     np.testing.assert_array_equal(found["vein"], found.probability[1])
+    with pytest.raises(KeyError, match="structure 'disc'; there are artery, vein"):
+        found["disc"]
 
 
 def test_mirroring_the_photograph_mirrors_the_maps(model):
@@ -43,7 +47,7 @@ def test_mirroring_the_photograph_mirrors_the_maps(model):
 def test_one_view_has_no_spread_and_agrees_with_the_vessels_call(model):
     eye = synthesize_eye(3, size=128)
     found = segment_structures(model, eye.image, eye.field, views=1)
-    assert not found.spread.any()
+    assert not found.spread("artery").any()
     same = segment_vessels(model, eye.image, eye.field, views=1, scales=(1.0,))
     np.testing.assert_allclose(found["artery"], same.probability, atol=1e-6)
 

@@ -5,6 +5,7 @@ from foveal.models import Segmenter, SegmenterConfig
 from foveal.objectives.hard_masks import BceDiceObjective
 from foveal.scans.structure_datasets import synthetic_case, synthetic_eyes
 from foveal.segmentation.structure_training import (
+    StructureSet,
     StructureSettings,
     build_structure_segmenter,
     train_structures,
@@ -24,9 +25,8 @@ TINY = StructureSettings(
 def test_training_on_real_and_synthetic_eyes_is_repeatable(tmp_path):
     cases = [synthetic_case(eye, "real", TINY.structures) for eye in synthetic_eyes(1, seed=5, size=300)]
     settings = TINY.replace(synthetic_eyes=1)
-    first, second = (
-        train_structures(settings, cases, folder=tmp_path / name, progress=False) for name in ("a", "b")
-    )
+    data = StructureSet(settings, cases)
+    first, second = (train_structures(data, folder=tmp_path / name, progress=False) for name in ("a", "b"))
     assert first.config.classes == ("artery", "vein")
     for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -34,7 +34,18 @@ def test_training_on_real_and_synthetic_eyes_is_repeatable(tmp_path):
 
 def test_without_any_photograph_there_is_nothing_to_train_on():
     with pytest.raises(ValueError, match="no labelled photographs"):
-        train_structures(TINY, [], folder=None, progress=False)
+        StructureSet(TINY, [])
+
+
+def test_photographs_of_held_out_patients_are_never_drawn():
+    eyes = list(synthetic_eyes(2, seed=5, size=300))
+    cases = [synthetic_case(eye, name, TINY.structures) for eye, name in zip(eyes, "ab", strict=True)]
+    data = StructureSet(TINY.replace(synthetic_eyes=2, synthetic_share=0.5), cases)
+    assert data.weights() == [0.25] * 4
+    assert data.weights({"synthetic/b"}) == [0.5, 0, 0.25, 0.25]
+    assert data.weights({"synthetic/a", "synthetic/b"}) == [0, 0, 0.5, 0.5]
+    with pytest.raises(ValueError, match="all 4 photographs are held out"):
+        data.weights(data.patients)
 
 
 def test_a_deeper_network_takes_over_the_weights_that_fit(tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveal.models.segmenter import Segmenter
 from foveal.scans.field_of_view import FieldOfView
-from foveal.segmentation.frames import working_frame
+from foveal.segmentation.frames import WorkingFrame, working_frame
 from foveal.segmentation.tiling import tiled_inference
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -37,22 +37,46 @@ class VesselMap:
 
 @dataclass(frozen=True)
 class StructureMaps:
-    """Structures of one photograph.
+    """Structures of one photograph, kept as small as the network saw them and enlarged when asked for.
 
     Attributes:
         names: of the K structures.
-        probability: (K, H, W) float32 in [0, 1], the mean over views; 0 outside the field.
-        spread: (K, H, W) float32 in [0, 0.5], the standard deviation of the probability over views: how
-            far the network contradicts itself when the photograph is mirrored; 0 outside the field.
+        seen: (K, S, S) float32 in [0, 1], probabilities in the working frame, the mean over views.
+        spread_seen: (K, S, S) float32 in [0, 0.5], their standard deviation over views: how far the network
+            contradicts itself when the photograph is mirrored.
+        frame: the working frame, whose picture is left out.
+        field: field of view of the photograph.
     """
 
     names: tuple[str, ...]
-    probability: np.ndarray
-    spread: np.ndarray
+    seen: Tensor
+    spread_seen: Tensor
+    frame: WorkingFrame
+    field: FieldOfView
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """(H, W) probability of one structure."""
-        return self.probability[self.names.index(name)]
+        """(H, W) float32 probability of one structure at the original size; 0 outside the field."""
+        return self._full(self.seen[self._place(name)])
+
+    def spread(self, name: str) -> np.ndarray:
+        """(H, W) float32 spread of one structure at the original size; 0 outside the field."""
+        return self._full(self.spread_seen[self._place(name)])
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(K, H, W) float32, all structures at the original size."""
+        return np.stack([self[name] for name in self.names])
+
+    def _place(self, name: str) -> int:
+        if name not in self.names:
+            raise KeyError(f"structure {name!r}; there are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def _full(self, values: Tensor) -> np.ndarray:
+        full = self.frame.place_back(values)
+        np.clip(full, 0, 1, out=full)
+        full[~self.field.mask] = 0
+        return full
 
 
 @torch.inference_mode()
@@ -74,14 +98,9 @@ def segment_structures(
     _check(image, views)
     device = next(model.parameters()).device
     frame = working_frame(image, field, diameter=model.preprocess.working_diameter)
-    seen = torch.stack([(1 + s) / 2 for s in _signed_views(model, frame.image.to(device), views, tile)])
-
-    def at_original_size(maps: Tensor) -> np.ndarray:
-        full = np.stack([frame.place_back(part) for part in maps])
-        return np.where(field.mask, np.clip(full, 0, 1), 0).astype(np.float32)
-
-    probability, spread = seen.mean(dim=0), seen.std(dim=0, correction=0)
-    return StructureMaps(model.config.classes, at_original_size(probability), at_original_size(spread))
+    seen = torch.stack([(1 + s) / 2 for s in _signed_views(model, frame.image.to(device), views, tile)]).cpu()
+    empty = WorkingFrame(frame.image[..., :0, :0], frame.box, frame.shape)
+    return StructureMaps(model.config.classes, seen.mean(dim=0), seen.std(dim=0, correction=0), empty, field)
 
 
 @torch.inference_mode()

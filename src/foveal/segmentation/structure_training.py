@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class StructureSettings(Settings):
     augmentation: dict[str, Any] = Field(default_factory=dict, description="changes to AugmentationSettings")
     synthetic_eyes: int = Field(0, ge=0, description="generated photographs, beside or without real ones")
     synthetic_share: float = Field(0.25, ge=0, le=1, description="share of patches from them")
+    dice_weight: float = Field(1.0, ge=0, description="of BceDiceObjective")
     start_from: str | None = Field(None, description="folder of a saved segmenter to begin with")
     training: dict[str, Any] = Field(default_factory=dict, description="of TrainingSettings")
 
@@ -67,55 +68,86 @@ def build_structure_segmenter(settings: StructureSettings) -> Segmenter:
     return model
 
 
+class StructureSet:
+    """Labelled photographs and synthetic eyes, prepared once for one training or for several.
+
+    Args:
+        settings: which structures, at which sizes, and how many synthetic eyes.
+        cases: photographs with masks of `settings.structures`, in this order; read once.
+
+    Raises:
+        ValueError: there are neither photographs nor synthetic eyes.
+    """
+
+    def __init__(self, settings: StructureSettings, cases: Iterable[StructureCase]) -> None:
+        self.settings = settings
+        self.patients: list[str] = []
+        self.synthetic: list[bool] = []
+        self.patches = StructurePatches(
+            self._noted(cases),
+            size=settings.patch_size,
+            diameter=settings.working_diameter,
+            augmentation=AugmentationSettings.model_validate(settings.augmentation),
+            levels=settings.levels,
+            reach=settings.reach,
+            focus=settings.focus,
+        )
+
+    def _noted(self, cases: Iterable[StructureCase]) -> Iterator[StructureCase]:
+        for case in cases:
+            self.patients.append(case.patient)
+            self.synthetic.append(False)
+            yield case
+        seed = TrainingSettings.model_validate(self.settings.training).seed
+        for number, eye in enumerate(synthetic_eyes(self.settings.synthetic_eyes, seed=seed)):
+            self.synthetic.append(True)
+            case = synthetic_case(eye, f"synthetic-{number:04d}", self.settings.structures)
+            self.patients.append(case.patient)
+            yield case
+
+    def weights(self, hold_out: Collection[str] = ()) -> list[float]:
+        """How often each photograph is drawn, 0 for those of the patients held out.
+
+        Raises:
+            ValueError: nothing is left to train on.
+        """
+        kept = [patient not in hold_out for patient in self.patients]
+        made = [use and synthetic for use, synthetic in zip(kept, self.synthetic, strict=True)]
+        real = [use and not synthetic for use, synthetic in zip(kept, self.synthetic, strict=True)]
+        if not any(kept):
+            raise ValueError(f"all {len(kept)} photographs are held out; at least one is needed")
+        share = self.settings.synthetic_share if any(made) and any(real) else float(any(made))
+        return [
+            share / sum(made) if m else (1 - share) / sum(real) if r else 0.0
+            for m, r in zip(made, real, strict=True)
+        ]
+
+
 def train_structures(
-    settings: StructureSettings,
-    cases: Iterable[StructureCase],
+    data: StructureSet,
     *,
     folder: Path | None,
+    hold_out: Collection[str] = (),
     progress: bool = True,
 ) -> Segmenter:
     """Train a segmenter on labelled photographs and synthetic eyes.
 
     Args:
-        settings: what and how.
-        cases: photographs with masks of `settings.structures`, in this order; read once.
+        data: the photographs; its settings say what is trained, and how.
         folder: for checkpoints; a stopped training goes on there.
+        hold_out: patients whose photographs are never drawn.
         progress: show it.
 
     Returns:
         The trained segmenter in evaluation mode.
 
     Raises:
-        ValueError: there are neither photographs nor synthetic eyes.
+        ValueError: all photographs are held out.
     """
+    settings = data.settings
     training = TrainingSettings.model_validate(settings.training)
     torch.manual_seed(training.seed)
     model = build_structure_segmenter(settings)
-    counts = [0, 0]
-
-    def all_cases() -> Iterable[StructureCase]:
-        for case in cases:
-            counts[0] += 1
-            yield case
-        for number, eye in enumerate(synthetic_eyes(settings.synthetic_eyes, seed=training.seed)):
-            counts[1] += 1
-            yield synthetic_case(eye, f"synthetic-{number:04d}", settings.structures)
-
-    patches = StructurePatches(
-        all_cases(),
-        size=settings.patch_size,
-        diameter=settings.working_diameter,
-        augmentation=AugmentationSettings.model_validate(settings.augmentation),
-        levels=settings.levels,
-        reach=settings.reach,
-        focus=settings.focus,
-    )
-    weights = _weights(counts[0], counts[1], settings.synthetic_share)
-    fit(BceDiceObjective(model), patches, training, folder=folder, weights=weights, progress=progress)
+    objective = BceDiceObjective(model, dice_weight=settings.dice_weight)
+    fit(objective, data.patches, training, folder=folder, weights=data.weights(hold_out), progress=progress)
     return model.eval()
-
-
-def _weights(real: int, synthetic: int, share: float) -> Sequence[float] | None:
-    if not real or not synthetic:
-        return None
-    return [(1 - share) / real] * real + [share / synthetic] * synthetic
