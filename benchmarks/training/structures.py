@@ -3,9 +3,10 @@
     python benchmarks/training/structures.py artery-vein landmarks lesions --data DATA --runs runs/structures
 
 Artery and vein: trained once, on the usual half of LES-AV, beginning with a vessel network that has seen no
-eye of LES-AV (`--start`, made by `benchmarks/training/vessels.py`); the other half is for scoring. Landmarks and
-lesions: three folds of IDRiD's patients, and once more on all of them: the shipped weights. Each round
-saves RUNS/NETWORK/ROUND/model; a killed run goes on where it stopped. `benchmarks/structures.py` scores them.
+eye of LES-AV (`--start`, made by `benchmarks/training/vessels.py`); the other half is for scoring.
+Landmarks and lesions: three folds of IDRiD's patients, and once more on all of them: the shipped weights.
+Each round saves RUNS/NETWORK/ROUND/model; a killed run goes on where it stopped. `benchmarks/structures.py`
+scores them.
 """
 
 from __future__ import annotations
