@@ -33,6 +33,18 @@ def test_opacity_of_an_overlay_follows_its_levels():
     assert np.abs(alpha.astype(int) - levels).max() <= 255 / (pictures.TONES - 1) / 2
 
 
+def test_classes_keep_their_colours_and_their_opacity():
+    levels = np.zeros((2, 3, 4), np.uint8)
+    levels[0, 0], levels[1, 0] = [0, 100, 255, 20], [0, 50, 128, 90]
+    picture = np.asarray(opened(pictures.stain_classes(levels, ["#ff0000", "#0000ff"])).convert("RGBA"))
+    assert not picture[1:, :, 3].any()
+    assert picture[0, :, :3].tolist()[1:] == [[255, 0, 0], [255, 0, 0], [0, 0, 255]]
+    expected = np.array([0, 100, 255, 90])
+    assert np.all((picture[0, :, 3] >= expected) & (picture[0, :, 3] <= expected + 255 / 7))
+    with pytest.raises(ValueError, match="8 classes and 1 colours: one to 7"):
+        pictures.stain_classes(np.zeros((8, 2, 2), np.uint8), ["#ff0000"])
+
+
 def test_outline_surrounds_vessels_without_covering_them():
     coverage = np.zeros((40, 40), np.uint8)
     coverage[10:20, 15:18] = 255

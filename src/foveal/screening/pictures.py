@@ -25,6 +25,13 @@ VESSEL_COLOUR = "#19e3ff"
 Ramp = Sequence[tuple[int, int, int]]
 PROBABILITY_RAMP: Ramp = ((16, 40, 160), (0, 160, 230), (120, 255, 220), (255, 255, 255))
 DOUBT_RAMP: Ramp = ((255, 0, 200), (255, 0, 200))
+ARTERY_COLOUR, VEIN_COLOUR = "#ff5a3c", "#4d7dff"
+LESION_COLOURS = {
+    "microaneurysms": "#ff4fd8",
+    "haemorrhages": "#ff2a2a",
+    "hard_exudates": "#fff04a",
+    "soft_exudates": "#7dffb0",
+}
 RELEVANCE_RAMP: Ramp = ((60, 0, 140), (190, 30, 160), (255, 140, 40), (255, 250, 120))
 
 
@@ -89,10 +96,39 @@ def stain(levels: np.ndarray, ramp: Ramp, *, opaque_from: float = 1.0) -> str:
     fraction = np.linspace(0, 1, TONES)
     stops = np.linspace(0, 1, len(ramp))
     palette = np.stack([np.interp(fraction, stops, [colour[c] for colour in ramp]) for c in range(3)], axis=1)
-    alpha = np.clip(fraction / opaque_from, 0, 1)
     table = np.rint(np.arange(256) * ((TONES - 1) / 255)).astype(np.uint8)
-    picture = Image.fromarray(table[levels]).convert("L")
-    picture = Image.frombytes("P", picture.size, picture.tobytes())
+    return _indexed_png(table[levels], palette, np.clip(fraction / opaque_from, 0, 1))
+
+
+def stain_classes(levels: np.ndarray, colours: Sequence[str]) -> str:
+    """Transparent overlay of several classes, each in one colour whose opacity follows its level.
+
+    Args:
+        levels: (K, h, w) uint8, 0 where a class is not; a pixel shows the class with the highest level.
+        colours: of the K classes, "#rrggbb"; at most seven.
+
+    Returns:
+        The data URI of an indexed PNG.
+
+    Raises:
+        ValueError: there are no classes or too many, or not one colour for each.
+    """
+    count = len(levels)
+    if not 1 <= count <= (TONES - 1) // 2 or len(colours) != count:
+        raise ValueError(
+            f"{count} classes and {len(colours)} colours: one to {(TONES - 1) // 2} of each are wanted"
+        )
+    tones = (TONES - 1) // count
+    winner = levels.argmax(axis=0).astype(np.uint8)
+    tone = np.ceil(levels.max(axis=0) * (tones / 255)).astype(np.uint8)
+    palette = np.array([(0, 0, 0), *(_rgb(colour) for colour in colours for _ in range(tones))])
+    alpha = np.append(0.0, np.tile(np.arange(1, tones + 1) / tones, count))
+    return _indexed_png(np.where(tone > 0, winner * np.uint8(tones) + tone, np.uint8(0)), palette, alpha)
+
+
+def _indexed_png(index: np.ndarray, palette: np.ndarray, alpha: np.ndarray) -> str:
+    """Data URI of an indexed PNG: (h, w) uint8 below 16, (n, 3) colours to 255 and (n,) opacity to 1."""
+    picture = Image.frombytes("P", index.shape[::-1], np.ascontiguousarray(index).tobytes())
     picture.putpalette(np.rint(palette).astype(np.uint8).tobytes())
     buffer = BytesIO()
     opacity = np.rint(alpha * 255).astype(np.uint8).tobytes()

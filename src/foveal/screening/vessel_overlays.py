@@ -1,7 +1,6 @@
 """Overlays of a report that show how vessels were measured: small SVG pictures, sharp at every zoom."""
 
-from collections.abc import Iterator, Sequence
-from xml.sax.saxutils import escape
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from foveal.measurement.drawing_vessels import ARM_COLOUR, MARKS, NodeName, bifu
 from foveal.measurement.eye import Eye
 from foveal.measurement.graph import NodeKind
 from foveal.measurement.measured import VesselMeasurement
-from foveal.screening.pictures import data_uri
+from foveal.screening.svg import rimmed, svg_key, svg_picture, svg_texts, svg_unit
 
 WIDTH_COLOURS = ("#3f5bff", "#19a6ff", "#19e3ff", "#7dffc8", "#e6ff7a", "#fffbe0")
 """From narrow to wide; they stand out from the red of a retina, and become ever lighter."""
@@ -33,27 +32,12 @@ def vessel_layers(eye: Eye) -> dict[str, str]:
     if not len(m.graph.edges):
         return {}
     parts = {"widths": _widths(m), "nodes": _nodes(m), "angles": _angles(m)}
-    return {name: _picture(m, "".join(content)) for name, content in parts.items()}
-
-
-def _picture(m: VesselMeasurement, content: str) -> str:
-    height, width = m.field.mask.shape
-    text = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-0.5 -0.5 {width} {height}" '
-        'preserveAspectRatio="none" fill="none" stroke-linecap="round" stroke-linejoin="round" '
-        f'font-family="sans-serif" font-size="{_unit(m) * 12:.1f}">{content}</svg>'
-    )
-    return data_uri(text.encode(), "svg+xml")
-
-
-def _unit(m: VesselMeasurement) -> float:
-    """Length in the photograph's pixels that is about one pixel of the page."""
-    return m.field.diameter / 800
+    return {name: svg_picture(m.field, "".join(content)) for name, content in parts.items()}
 
 
 def _widths(m: VesselMeasurement) -> Iterator[str]:
     """Centre lines in six colours by width, and their key."""
-    graph, unit = m.graph, _unit(m)
+    graph, unit = m.graph, svg_unit(m.field)
     known = np.isfinite(graph.widths)
     if not known.any():
         return
@@ -71,7 +55,7 @@ def _widths(m: VesselMeasurement) -> Iterator[str]:
             path = _runs(np.rint(graph.points[:, ::-1]).astype(np.int64), first[pieces], second[pieces])
             yield f'<path stroke="{colour}" stroke-width="{2 * unit:.1f}" d="{path}"/>'
     labels = [f"{low:.1f} px wide", *[""] * (len(WIDTH_COLOURS) - 2), f"{high:.1f} px or more"]
-    yield from _key(m, list(zip(WIDTH_COLOURS, labels, strict=True)), pitch=6)
+    yield from svg_key(m.field, list(zip(WIDTH_COLOURS, labels, strict=True)), pitch=6)
 
 
 def _thinned(m: VesselMeasurement) -> np.ndarray:
@@ -96,13 +80,13 @@ def _runs(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:
 
 def _nodes(m: VesselMeasurement) -> Iterator[str]:
     """Ends, branch points and crossings, and their key with counts."""
-    unit, entries = _unit(m), []
+    unit, entries = svg_unit(m.field), []
     for name, kind in _NODES.items():
         places = m.graph.nodes[m.graph.kinds == kind]
         colour = MARKS[name][1]
         yield _marks(name, np.rint(places).astype(np.int64).tolist(), unit)
         entries.append((colour, f"{_NAMES[name]}: {len(places)}"))
-    yield from _key(m, entries)
+    yield from svg_key(m.field, entries)
 
 
 def _marks(name: NodeName, places: list[list[int]], unit: float) -> str:
@@ -114,48 +98,15 @@ def _marks(name: NodeName, places: list[list[int]], unit: float) -> str:
     else:
         path = "".join(f"M{column} {row}h0" for row, column in places)
         cap, size = ("round", 3.4 * unit) if name == "end" else ("square", 4.2 * unit)
-    rim = _rimmed(name, path, MARKS[name][1], size, 1.4 * unit)
+    rim = rimmed(name, path, MARKS[name][1], size, 1.4 * unit)
     return f'<g stroke-linecap="{cap}">{rim}</g>'
 
 
 def _angles(m: VesselMeasurement) -> Iterator[str]:
     """The arms of bifurcations, and their angles in degrees where there is room."""
-    arms, unit = bifurcation_arms(m), _unit(m)
+    arms, unit = bifurcation_arms(m), svg_unit(m.field)
     corners = np.rint(np.stack([arms.tips[:, 0], arms.nodes, arms.tips[:, 1]], axis=1)).astype(np.int64)
     path = "".join(f"M{b} {a}L{d} {c}L{f} {e}" for a, b, c, d, e, f in corners.reshape(-1, 6).tolist())
-    yield _rimmed("arms", path, ARM_COLOUR, 1.6 * unit, 1.4 * unit)
+    yield rimmed("arms", path, ARM_COLOUR, 1.6 * unit, 1.4 * unit)
     texts = [(f"{arms.angles[number]:.0f}°", *arms.labels[number]) for number in arms.labelled]
-    yield _texts(texts, unit, "middle")
-
-
-def _rimmed(name: str, path: str, colour: str, size: float, rim: float) -> str:
-    """A path in one colour with a dark rim."""
-    return (
-        f'<defs><path id="{name}" d="{path}"/></defs>'
-        f'<use href="#{name}" stroke="#000" stroke-width="{size + rim:.1f}"/>'
-        f'<use href="#{name}" stroke="{colour}" stroke-width="{size:.1f}"/>'
-    )
-
-
-def _texts(texts: Sequence[tuple[str, float, float]], unit: float, anchor: str = "start") -> str:
-    """White writing with a dark rim: what, and row and column of its middle or its start."""
-    written = "".join(
-        f'<text x="{column:.0f}" y="{row + 4 * unit:.0f}">{escape(text)}</text>'
-        for text, row, column in texts
-    )
-    rim = f'fill="#fff" stroke="#000" stroke-width="{2.2 * unit:.1f}" paint-order="stroke"'
-    return f'<g text-anchor="{anchor}" {rim}>{written}</g>'
-
-
-def _key(m: VesselMeasurement, entries: Sequence[tuple[str, str]], pitch: float = 16) -> Iterator[str]:
-    """Colours with what they mean in the lower left corner, the last at the bottom, `pitch` pixels apart."""
-    unit, (_, left, bottom, _) = _unit(m), m.field.box
-    column = left + 8 * unit
-    for place, (colour, label) in enumerate(entries):
-        row = bottom - (12 + pitch * (len(entries) - 1 - place)) * unit
-        yield (
-            f'<path stroke="{colour}" stroke-width="{6 * unit:.1f}" stroke-linecap="butt" '
-            f'd="M{column:.0f} {row:.0f}h{14 * unit:.0f}"/>'
-        )
-        if label:
-            yield _texts([(label, row, column + 19 * unit)], unit)
+    yield svg_texts(texts, unit, "middle")
