@@ -35,6 +35,9 @@ _EDGES = np.unique(
 )
 """(E,) inner edges, fine in probability and, where most pixels are, near 0 and 1, in log-odds."""
 
+_RAISED_BY_NOISE = {"ece", "adaptive_ece", "mce", "reliability"}
+_AS_GIVEN = (1.0, 0.0)  # slope and intercept that change nothing
+
 
 class _Sums(NamedTuple):
     """What is summed in a bin: items, events, p, p², p · y, log-odds of p, log-likelihood lost."""
@@ -250,7 +253,9 @@ def calibration_scores(
     fine, groups = tables[0], len(counts)
     drawn = resampled_weights(groups, fine[0].shape[1], resamples=resamples, seed=seed)
     value = _scores(np.ones((1, groups)), *tables)
-    draws = [_scores(weights, *tables) for weights in drawn]
+    line, offset = (value["slope"][0], value["intercept"][0]), value["in_the_large"][0]
+    near = (line if np.isfinite(line[0]) else _AS_GIVEN), (offset if np.isfinite(offset) else 0.0)
+    draws = [_scores(weights, *tables, line=near[0], offset=near[1]) for weights in drawn]
     estimates = {}
     for name, observed in value.items():
         interval = basic_interval if name in _RAISED_BY_NOISE else percentile_interval
@@ -295,9 +300,6 @@ def fit_platt(counts: ReliabilityCounts) -> LogisticScaling:
     return LogisticScaling(slope, intercept)
 
 
-_RAISED_BY_NOISE = {"ece", "adaptive_ece", "mce", "reliability"}
-
-
 def _check(p: np.ndarray, y: np.ndarray, group: Hashable) -> None:
     if not ((p >= 0) & (p <= 1)).all():
         found = p[~((p >= 0) & (p <= 1))][0]
@@ -338,8 +340,16 @@ def _curve(counts: ReliabilityCounts, edges: np.ndarray, *, resamples: int, seed
     return ReliabilityCurve(ends, count, share, probability, frequency, groups)
 
 
-def _scores(weights: np.ndarray, fine: list, wide: list, massed: list) -> dict[str, np.ndarray]:
-    """Every score (R,) for R rows of weights of the groups."""
+def _scores(
+    weights: np.ndarray,
+    fine: list,
+    wide: list,
+    massed: list,
+    *,
+    line: tuple[float, float] = _AS_GIVEN,
+    offset: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """Every score (R,) for R rows of weights of the groups; the fits start at the given values."""
     w = _Sums(*(weights @ table for table in wide))
     events, summed = weights @ massed[1], weights @ massed[2]
     total = w.n.sum(axis=1)
@@ -348,7 +358,7 @@ def _scores(weights: np.ndarray, fine: list, wide: list, massed: list) -> dict[s
     spread = w.pp - _zero_ratio(w.p**2, w.n) - 2 * (w.py - _zero_ratio(w.p * w.y, w.n))
     n, y, logit = (weights @ table for table in (fine[0], fine[1], fine[5]))
     logit = _zero_ratio(logit, n)
-    slope, intercept = fit_line(n, y, logit).T
+    fitted = fit_line(n, y, logit, start=line)
     return {
         "ece": np.abs(w.y - w.p).sum(axis=1) / total,
         "adaptive_ece": np.abs(events - summed).sum(axis=1) / total,
@@ -359,9 +369,9 @@ def _scores(weights: np.ndarray, fine: list, wide: list, massed: list) -> dict[s
         "uncertainty": rate * (1 - rate),
         "within_bins": spread.sum(axis=1) / total,
         "log_loss": w.loss.sum(axis=1) / total,
-        "slope": slope,
-        "intercept": intercept,
-        "in_the_large": fit_offset(n, y, logit),
+        "slope": fitted[:, 0],
+        "intercept": fitted[:, 1],
+        "in_the_large": fit_offset(n, y, logit, start=offset),
     }
 
 

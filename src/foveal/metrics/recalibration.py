@@ -41,26 +41,37 @@ def scaled_probability(probability: np.ndarray, *, slope: float, intercept: floa
     return scaled.astype(probability.dtype, copy=False)
 
 
-def fit_line(n: np.ndarray, y: np.ndarray, logit: np.ndarray) -> np.ndarray:
-    """(R, 2) slope and intercept of logistic regressions on (R, L) bins; NaN where none is finite."""
-    low, high = _reach(logit, y > 0), _reach(logit, n > y)
-    overlap = (low[0] < high[1]) & (high[0] < low[1])
-    fit = _logistic(n, y, np.stack([logit, np.ones_like(logit)]), start=(1.0, 0.0))
-    return np.where(overlap[:, None], fit, np.nan)
+def fit_line(
+    n: np.ndarray, y: np.ndarray, logit: np.ndarray, *, start: tuple[float, ...] = (1.0, 0.0)
+) -> np.ndarray:
+    """Slope and intercept (R, 2) of R logistic regressions of events on log-odds, from L bins each.
+
+    Args:
+        n: (R, L) items of the bins.
+        y: (R, L) events among them.
+        logit: (R, L) mean log-odds of their probabilities.
+        start: slope and intercept near the solution.
+
+    Returns:
+        NaN in a row without a finite solution: events and the others do not overlap in their log-odds.
+    """
+    events, others = _reach(logit, y > 0), _reach(logit, n > y)
+    finite = (events[0] < others[1]) & (others[0] < events[1])
+    return _logistic(n, y, np.stack([logit, np.ones_like(logit)]), finite, start=start)
 
 
 def fit_slope(n: np.ndarray, y: np.ndarray, logit: np.ndarray) -> np.ndarray:
-    """(R,) slope alone, with the intercept held at 0."""
+    """Slope (R,) alone, with the intercept held at 0, of bins as for `fit_line`; NaN where none is finite."""
     agree, oppose = y * (logit > 0) + (n - y) * (logit < 0), y * (logit < 0) + (n - y) * (logit > 0)
     finite = (agree.sum(axis=1) > 0) & (oppose.sum(axis=1) > 0)
-    return np.where(finite, _logistic(n, y, logit[None], start=(1.0,))[:, 0], np.nan)
+    return _logistic(n, y, logit[None], finite, start=(1.0,))[:, 0]
 
 
-def fit_offset(n: np.ndarray, y: np.ndarray, logit: np.ndarray) -> np.ndarray:
-    """(R,) intercept alone, with the slope held at 1."""
+def fit_offset(n: np.ndarray, y: np.ndarray, logit: np.ndarray, *, start: float = 0.0) -> np.ndarray:
+    """Intercept (R,) alone, with the slope held at 1, of bins as for `fit_line`; NaN where none is finite."""
     events, total = y.sum(axis=1), n.sum(axis=1)
-    fit = _logistic(n, y, np.ones((1, *logit.shape)), start=(0.0,), offset=logit)[:, 0]
-    return np.where((events > 0) & (events < total), fit, np.nan)
+    finite = (events > 0) & (events < total)
+    return _logistic(n, y, np.ones((1, *logit.shape)), finite, start=(start,), offset=logit)[:, 0]
 
 
 def _reach(logit: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,11 +83,23 @@ def _logistic(
     n: np.ndarray,
     y: np.ndarray,
     columns: np.ndarray,
+    finite: np.ndarray,
     *,
     start: tuple[float, ...],
-    offset: np.ndarray | float = 0.0,
+    offset: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(R, k) coefficients of the (k, R, L) columns, by Newton's method with halved steps; NaN if it fails."""
+    """(R, k) coefficients of the (k, R, L) columns in the rows that have finite ones, NaN in the others."""
+    fits = np.full((len(n), len(columns)), np.nan)
+    if finite.any():
+        added = np.zeros(()) if offset is None else offset[finite]
+        fits[finite] = _newton(n[finite], y[finite], columns[:, finite], start, added)
+    return fits
+
+
+def _newton(
+    n: np.ndarray, y: np.ndarray, columns: np.ndarray, start: tuple[float, ...], offset: np.ndarray
+) -> np.ndarray:
+    """Newton's method, with steps halved while they lose likelihood; NaN where it does not settle."""
     fit = np.tile(np.asarray(start), (len(n), 1))
 
     def odds(fit: np.ndarray) -> np.ndarray:
@@ -96,11 +119,12 @@ def _logistic(
         for _ in range(_HALVINGS):
             tried = fit + scale[:, None] * step
             eta = odds(tried)
-            worse = lost(eta) > loss * (1 + _ROUNDING) + _ROUNDING
+            after = lost(eta)
+            worse = after > loss * (1 + _ROUNDING) + _ROUNDING
             if not worse.any():
                 break
             scale = np.where(worse, scale / 2, scale)
-        fit, loss = tried, lost(eta)
+        fit, loss = tried, after
         settled = (np.abs(step) <= _SETTLED * (1 + np.abs(fit))).all(axis=1)
         if settled.all():
             break
