@@ -46,40 +46,51 @@ class LesionQuadrants:
                 f"the lesions are of a photograph of {lesions.shape} pixels, "
                 f"the eye's field of one of {eye.field.mask.shape}"
             )
-        self._lesions = lesions
+        self._lesions, self._eye = lesions, eye
         self._laid = lay_regions(eye, _HALVES)
 
     def count(self, quadrant: str, chosen: np.ndarray) -> int:
         """Number of lesions, of those that `chosen` (n,) selects, whose centre of mass lies in a quadrant."""
-        self._require(quadrant)
-        return int(np.count_nonzero(chosen & (self._centers == quadrant)))
+        number = self._number(quadrant)
+        return int(np.count_nonzero(chosen & (self._centers == number)))
 
     def area(self, quadrant: str, chosen: np.ndarray) -> int:
         """Area in pixels of chosen lesions within a quadrant."""
-        self._require(quadrant)
-        return int(np.count_nonzero(chosen[self._lesions.owners] & (self._pixels == quadrant)))
+        number = self._number(quadrant)
+        return int(self._areas[chosen, number].sum())
 
-    @cached_property
+    @property
     def visible(self) -> dict[str, float]:
         """Share of the field that lies in each quadrant; the four add up to 1."""
-        superior, temporal = (self._laid.select(name) for name in _HALVES)
-        whole, upper, outer = (np.count_nonzero(m) for m in (self._laid.field.mask, superior, temporal))
-        both = np.count_nonzero(superior & temporal)
-        areas = (both, outer - both, upper - both, whole - upper - outer + both)
-        return {name: int(area) / int(whole) for name, area in zip(QUADRANTS, areas, strict=True)}
+        return self._eye.keep("share of the field by quadrant", self._visible)
+
+    def _visible(self) -> dict[str, float]:
+        upper, outer = _HALVES
+        field, superior = self._eye.field.mask, self._laid.select(upper)
+        whole = int(np.count_nonzero(field))
+        above, beside = (self._laid.area(name, field) for name in _HALVES)
+        both = self._laid.area(outer, superior)
+        areas = (both, beside - both, above - both, whole - above - beside + both)
+        return {name: area / whole for name, area in zip(QUADRANTS, areas, strict=True)}
 
     @cached_property
     def _centers(self) -> np.ndarray:
-        return self._quadrants_of(self._lesions.centers)
+        """(n,) number of the quadrant that each lesion's centre lies in."""
+        return self._numbers(self._lesions.centers)
 
     @cached_property
-    def _pixels(self) -> np.ndarray:
-        return self._quadrants_of(self._lesions.points)
+    def _areas(self) -> np.ndarray:
+        """(n, 4) pixels of each lesion in each quadrant."""
+        cells = len(QUADRANTS) * self._lesions.owners + self._numbers(self._lesions.points)
+        return np.bincount(cells, minlength=len(QUADRANTS) * len(self._lesions)).reshape(-1, len(QUADRANTS))
 
-    def _quadrants_of(self, points: np.ndarray) -> np.ndarray:
+    def _numbers(self, points: np.ndarray) -> np.ndarray:
+        """(N,) place in `QUADRANTS` of the quadrant that each point lies in."""
         superior, temporal = (self._laid.contains(name, points) for name in _HALVES)
-        return np.array(list(QUADRANTS))[2 * ~temporal + 1 * ~superior]
+        return 2 * ~temporal + 1 * ~superior
 
-    def _require(self, quadrant: str) -> None:
+    def _number(self, quadrant: str) -> int:
+        """Place of a quadrant in `QUADRANTS`; missing where none of it is in the field."""
         if not self.visible[quadrant]:
             raise MissingError(f"none of the {QUADRANTS[quadrant]} quadrant is in the field")
+        return list(QUADRANTS).index(quadrant)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from foveal.measurement.eye import Keeper
 from foveal.scans.synthetic import LESION_KINDS
 from foveal.settings import unknown_name
 
@@ -48,7 +49,7 @@ class Lesion(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lesions:
+class Lesions(Keeper):
     """What was found in one photograph: n lesions of m pixels in all, ordered by kind, then from the top.
 
     Attributes:
@@ -123,8 +124,12 @@ class Lesions:
             point: row and column in pixels.
             spacing: (row, column) length of a pixel's sides in the unit wanted.
         """
-        distances = np.hypot(*((self.points - point) * spacing).T)
-        return np.minimum.reduceat(distances, _starts(self.areas)) if len(self) else distances
+
+        def nearest() -> np.ndarray:
+            distances = np.hypot(*((self.points - point) * spacing).T)
+            return np.minimum.reduceat(distances, _starts(self.areas)) if len(self) else distances
+
+        return self.keep(("nearest", tuple(point), tuple(spacing)), nearest)
 
 
 def find_lesions(
