@@ -35,7 +35,8 @@ class SmallCopy:
         Args:
             values: (H, W) bool, uint8 or float32, of the photograph.
         """
-        return _shrink(values, self.origin, self.step, self.field.shape)
+        height, width = self.field.shape
+        return _shrink(values, self.origin, self.step, (height, width))
 
     def shrink_inside(self, values: np.ndarray, field: "FieldOfView") -> np.ndarray:
         """As `shrink`, averaged over pixels inside the field alone; (h, w) float32, 0 outside it."""
@@ -85,7 +86,7 @@ def small_copy(field: "FieldOfView") -> SmallCopy:
 
 
 def _shrink(
-    values: np.ndarray, origin: tuple[int, int], step: tuple[float, float], shape: tuple[int, ...]
+    values: np.ndarray, origin: tuple[int, int], step: tuple[float, float], shape: tuple[int, int]
 ) -> np.ndarray:
     ends = [round(o + s * n) for o, s, n in zip(origin, step, shape, strict=True)]
     part = values[origin[0] : ends[0], origin[1] : ends[1]]
@@ -94,5 +95,5 @@ def _shrink(
         part = part.view(np.uint8) * np.uint8(255)
     image = Image.fromarray(np.ascontiguousarray(part))
     method = Image.Resampling.BOX if min(step) > 1 else Image.Resampling.BILINEAR
-    small = np.asarray(image.resize(shape[::-1], method), dtype=np.float32)
+    small = np.asarray(image.resize((shape[1], shape[0]), method), dtype=np.float32)
     return small / np.float32(255) if as_bytes else small
