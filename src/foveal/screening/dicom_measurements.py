@@ -28,7 +28,6 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 
 from foveal.pages import NOTICE
 from foveal.screening.dicom_codes import (
@@ -46,6 +45,7 @@ from foveal.screening.dicom_codes import (
 )
 from foveal.screening.dicom_photograph import DicomPhotograph
 from foveal.screening.dicom_segmentation import segment_frames
+from foveal.screening.dicom_source import referred_frame
 
 SERIES = 9203
 Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
@@ -109,7 +109,8 @@ class _Groups:
         self.segmentation = segmentation
         self.identity = (str(source.SOPInstanceUID), str(segmentation.SOPInstanceUID))
         self.image_uids = (str(source.SOPClassUID), str(source.SOPInstanceUID))
-        self.frame = [photograph.scan.frame + 1] if photograph.scan.frames > 1 else None
+        frame = referred_frame(photograph, source)
+        self.frame = None if frame is None else [frame]
         side = SIDES.get(photograph.laterality or "")
         self.site = [FindingSite(RETINA, laterality=side)]
         self.algorithm = AlgorithmIdentification(
@@ -169,6 +170,8 @@ class _Groups:
                 segment_number=number,
                 source_image=SourceImageForSegmentation(*self.image_uids, self.frame),
             )
+            # The frame says which segment is meant, and DICOM allows one of the two (PS3.3 C.18.4, 10-3).
+            del segment[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
             told = structure(name)
             groups.append(
                 PlanarROIMeasurementsAndQualitativeEvaluations(

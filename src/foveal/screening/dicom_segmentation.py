@@ -21,6 +21,7 @@ from foveal.screening.dicom_codes import (
     version_parts,
 )
 from foveal.screening.dicom_photograph import DicomPhotograph
+from foveal.screening.dicom_source import referred_frame
 
 SERIES, PROBABILITY_SERIES = 9201, 9202
 """Series numbers, far from those of a camera."""
@@ -99,10 +100,15 @@ def _segmentation(
         **maker(photograph),
         **declarations(),
     )
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    # The spacing is the source's own; repeated here it would have to come with the thickness of a slice.
+    if "PixelMeasuresSequence" in shared:
+        del shared.PixelMeasuresSequence
     if "PatientOrientation" not in segmentation:  # demanded of an image that has no place in the patient
         segmentation.PatientOrientation = ""
-    if photograph.scan.frames > 1:
-        _refer_to_frame(segmentation, photograph.scan.frame + 1)
+    frame = referred_frame(photograph, source)
+    if frame is not None:
+        _refer_to_frame(segmentation, frame)
     return segmentation
 
 

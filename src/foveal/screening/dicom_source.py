@@ -60,9 +60,28 @@ def referred_header(photograph: DicomPhotograph) -> Dataset | None:
         return None
     for keyword in NEEDED:
         setattr(header, keyword, _valid(header, keyword))
+    _make_flat_frame(header)
+    return header
+
+
+def _make_flat_frame(header: Dataset) -> None:
+    """Make a header that of one frame without a place in the patient's space.
+
+    Ophthalmic Photography is multi-frame without functional groups, which highdicom looks for.
+    """
+    for keyword in ("PerFrameFunctionalGroupsSequence", "ImagePositionPatient", "ImageOrientationPatient"):
+        if keyword in header:
+            delattr(header, keyword)
     if "NumberOfFrames" in header:
         header.NumberOfFrames = 1
-    return header
+    groups = Dataset()
+    groups.PixelMeasuresSequence = [Dataset()]
+    header.SharedFunctionalGroupsSequence = [groups]
+
+
+def referred_frame(photograph: DicomPhotograph, source: Dataset) -> int | None:
+    """Number, from 1, of the frame of `source` that was screened; None where it has but one."""
+    return photograph.scan.frame + 1 if "NumberOfFrames" in source and photograph.scan.frames > 1 else None
 
 
 def photograph_copy(photograph: DicomPhotograph) -> Dataset:
