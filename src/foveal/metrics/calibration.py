@@ -7,7 +7,7 @@ well calibrated probabilities using Bayesian binning", AAAI 2015 (expected and m
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,10 +19,10 @@ from foveal.metrics.group_sums import (
     Band,
     GroupSums,
     as_estimate,
-    basic_interval,
     chunks,
     percentile_interval,
     resampled_weights,
+    size_interval,
 )
 from foveal.metrics.recalibration import LogisticScaling, fit_line, fit_offset, fit_slope
 
@@ -35,7 +35,13 @@ _EDGES = np.unique(
 )
 """(E,) inner edges, fine in probability and, where most pixels are, near 0 and 1, in log-odds."""
 
-_RAISED_BY_NOISE = {"ece", "adaptive_ece", "mce", "reliability"}
+_SIZES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ece": lambda parts: np.abs(parts).sum(axis=-1),
+    "adaptive_ece": lambda parts: np.abs(parts).sum(axis=-1),
+    "mce": lambda parts: np.abs(parts).max(axis=-1),
+    "reliability": lambda parts: (parts**2).sum(axis=-1),
+}
+"""What is the size of differences in bins, which noise can only raise."""
 _AS_GIVEN = (1.0, 0.0)  # slope and intercept that change nothing
 
 
@@ -232,9 +238,9 @@ def calibration_scores(
 ) -> CalibrationScores:
     """Calibration errors, Brier score with its parts, log-loss and logistic recalibration.
 
-    Percentile intervals, except those of `ece`, `adaptive_ece`, `mce` and `reliability`, which noise can only
-    raise: theirs are the basic ones. Slope and intercept are fitted to the mean log-odds of fine bins at most
-    0.05 wide.
+    Percentile intervals, except those of `ece`, `adaptive_ece`, `mce` and `reliability`: noise can only raise
+    these, so that their lower end is 0 where noise explains them (`size_interval`); that of `mce` knows no
+    noise in a bin of one group. Slope and intercept are fitted to the mean log-odds of fine bins.
 
     Args:
         counts: of the items.
@@ -258,9 +264,12 @@ def calibration_scores(
     draws = [_scores(weights, *tables, line=near[0], offset=near[1]) for weights in drawn]
     estimates = {}
     for name, observed in value.items():
-        interval = basic_interval if name in _RAISED_BY_NOISE else percentile_interval
         every = np.concatenate([batch[name] for batch in draws])
-        estimates[name] = as_estimate(interval(observed[0], every, groups))
+        if name in _SIZES:
+            band = size_interval(_SIZES[name], observed[0], every, groups)
+        else:
+            band = percentile_interval(observed[0], every, groups)
+        estimates[name] = as_estimate(band)
     return CalibrationScores(**estimates, items=int(fine[0].sum()), groups=groups)
 
 
@@ -349,22 +358,25 @@ def _scores(
     line: tuple[float, float] = _AS_GIVEN,
     offset: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Every score (R,) for R rows of weights of the groups; the fits start at the given values."""
+    """Every score (R,), or its differences in bins (R, K), for R rows of weights of the groups.
+
+    The fits start at `line` and `offset`.
+    """
     w = _Sums(*(weights @ table for table in wide))
     events, summed = weights @ massed[1], weights @ massed[2]
     total = w.n.sum(axis=1)
-    gap = np.abs(_ratio(w.y, w.n) - _ratio(w.p, w.n))
+    all_items = total[:, None]
     rate = w.y.sum(axis=1) / total
     spread = w.pp - _zero_ratio(w.p**2, w.n) - 2 * (w.py - _zero_ratio(w.p * w.y, w.n))
     n, y, logit = (weights @ table for table in (fine[0], fine[1], fine[5]))
     logit = _zero_ratio(logit, n)
     fitted = fit_line(n, y, logit, start=line)
     return {
-        "ece": np.abs(w.y - w.p).sum(axis=1) / total,
-        "adaptive_ece": np.abs(events - summed).sum(axis=1) / total,
-        "mce": np.nanmax(gap, axis=1),
+        "ece": (w.y - w.p) / all_items,
+        "adaptive_ece": (events - summed) / all_items,
+        "mce": _ratio(w.y - w.p, w.n),
         "brier": (w.pp - 2 * w.py + w.y).sum(axis=1) / total,
-        "reliability": _zero_ratio((w.y - w.p) ** 2, w.n).sum(axis=1) / total,
+        "reliability": _zero_ratio(w.y - w.p, np.sqrt(w.n * all_items)),
         "resolution": (_zero_ratio(w.y**2, w.n)).sum(axis=1) / total - rate**2,
         "uncertainty": rate * (1 - rate),
         "within_bins": spread.sum(axis=1) / total,

@@ -7,7 +7,7 @@ these sums with other weights, which is the exact bootstrap over patients at the
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from foveal.metrics.comparison import Estimate
 
 _CHUNK = 1 << 20  # pixels that are in memory as float64 at once
 _BATCH = 4_000_000  # resampled sums that are in memory at once
+_BISECTIONS = 24
 
 
 class Band(NamedTuple):
@@ -107,16 +108,51 @@ def percentile_interval(value: np.ndarray, draws: np.ndarray, groups: int) -> Ba
     return Band(value, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high))
 
 
-def basic_interval(value: np.ndarray, draws: np.ndarray, groups: int) -> Band:
-    """95% basic (reflected) bootstrap interval of an error in [0, 1] that noise can only raise.
+def size_interval(
+    size: Callable[[np.ndarray], np.ndarray], parts: np.ndarray, draws: np.ndarray, groups: int
+) -> Band:
+    """95% interval of the size of a vector of differences, which noise can only raise.
 
-    A mean of absolute differences is not 0 for a perfect forecaster: noise adds to it, and resampling adds it
-    once more. Reflecting the percentiles, (2 value - q975, 2 value - q025), takes the noise off instead of
-    counting it twice. Held inside [0, 1] and around the value.
+    Percentiles of the resampled sizes never reach 0: noise adds to the size once, and resampling once more.
+    Instead the true differences are taken to be t times the observed ones, and every t is kept under which
+    what was observed is neither in the lowest nor in the highest 2.5% of the sizes of t times the differences
+    plus resampled noise. The lower end is 0 exactly where noise alone explains the size.
+
+    Args:
+        size: from (..., K) differences to (...), rising with their scale.
+        parts: (K,) observed differences; NaN where there is none.
+        draws: (R, K) the same of the resamples.
+        groups: how many were resampled.
+
+    Returns:
+        A band of one value, which its ends are held around; NaN ends where there is one group only.
     """
-    percentile = percentile_interval(value, draws, groups)
-    low = np.clip(2 * value - percentile.high, 0, value)
-    return Band(value, low, np.clip(2 * value - percentile.low, value, 1))
+    there = np.isfinite(parts)
+    observed = parts[there]
+    noise = np.nan_to_num(draws[:, there] - observed)
+    value = size(observed)
+    if groups < 2:
+        return Band(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+
+    def reached(scale: float) -> np.ndarray:
+        return np.percentile(size(scale * observed + noise), [2.5, 97.5])
+
+    low = _last(lambda scale: reached(scale)[1] < value)
+    high = _last(lambda scale: reached(scale)[0] <= value) if value > 0 else 0.0
+    return Band(value, np.minimum(size(low * observed), value), np.maximum(size(high * observed), value))
+
+
+def _last(holds: Callable[[float], bool]) -> float:
+    """The largest number from 0 to 8 up to which something holds, 0 if it never does."""
+    if not holds(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while holds(high) and high < 8:
+        low, high = high, 2 * high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def as_estimate(band: Band) -> Estimate:
