@@ -146,7 +146,7 @@ class _Groups:
 
     def landmarks(self) -> list[Group]:
         """Disc, as a circle with its radius, and fovea, as a point, where known."""
-        groups = []
+        groups: list[Group] = []
         disc, fovea = self.photograph.landmarks.disc, self.photograph.landmarks.fovea
         if disc is not None:
             rim = (disc.center[0], disc.center[1] + disc.radius)
@@ -158,7 +158,8 @@ class _Groups:
 
     def segments(self) -> list[Group]:
         """Each segment that is not empty, with its area."""
-        frames, groups = segment_frames(self.segmentation), []
+        frames = segment_frames(self.segmentation)
+        groups: list[Group] = []
         for number, (name, mask) in enumerate(self.photograph.masks.items(), 1):
             area = int(np.count_nonzero(mask))
             if not area:
