@@ -82,7 +82,8 @@ def _segmentation(
     series: int,
 ) -> Segmentation:
     identity = (str(source.SOPInstanceUID), str(photograph.scan.frame), kind, *version_parts(photograph))
-    content = sha256(np.packbits(planes) if kind == "BINARY" else planes).hexdigest()
+    packed = np.packbits(planes) if kind == "BINARY" else planes
+    content = sha256(packed.data).hexdigest()
     segmentation = Segmentation(
         source_images=[source],
         # (1, H, W, K) with each plane whole in memory, which is how they are read.
