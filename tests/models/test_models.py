@@ -120,3 +120,11 @@ def test_classifier_probabilities_sum_to_one_and_survive_saving(tmp_path):
 def test_predictive_entropy_runs_from_certain_to_uniform():
     p = torch.tensor([[1.0, 0, 0, 0], [0.25] * 4])
     torch.testing.assert_close(predictive_entropy(p), torch.tensor([0.0, 1.0]))
+
+
+def test_thresholds_are_saved_with_a_segmenter(tmp_path):
+    config = SegmenterConfig(
+        encoder_settings={"widths": [8, 12]}, classes=("disc", "fovea"), thresholds={"fovea": 0.3}
+    )
+    loaded = Segmenter.from_pretrained(Segmenter(config).save_pretrained(tmp_path))
+    assert [loaded.config.threshold(name) for name in ("disc", "fovea")] == [0.5, 0.3]

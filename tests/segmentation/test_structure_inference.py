@@ -31,6 +31,7 @@ def test_maps_have_the_photographs_size_and_end_at_the_field(model):
     assert not spread[~eye.field.mask].any()
     assert 0 < spread.max() <= 0.5
     np.testing.assert_array_equal(found["vein"], found.probability[1])
+    np.testing.assert_array_equal(found.spread() >= spread, True)
     with pytest.raises(KeyError, match="structure 'disc'; there are artery, vein"):
         found["disc"]
 

@@ -42,6 +42,13 @@ class SegmenterConfig(Settings):
     classes: tuple[str, ...] = ("vessel",)
     activation: Literal["tanh", "sigmoid"] = "tanh"
     preprocess: Preprocess = Preprocess()
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="probability from which a class is called; 0.5 where none is given"
+    )
+
+    def threshold(self, name: str) -> float:
+        """Probability from which a class is called."""
+        return self.thresholds.get(name, 0.5)
 
 
 def build_network(config: SegmenterConfig) -> nn.Module:

@@ -56,7 +56,7 @@ class Provenance(BaseModel):
     Attributes:
         foveal: version of this package.
         settings: SHA-256 of the settings that change a result.
-        vessel_weights: SHA-256 of the vessel model's weights.
+        weights: SHA-256 of the weights of each network, by its name.
         grader_weights: SHA-256 of the grader's weights; None without a grader.
     """
 
@@ -64,7 +64,7 @@ class Provenance(BaseModel):
 
     foveal: str
     settings: str
-    vessel_weights: str
+    weights: dict[str, str]
     grader_weights: str | None = None
 
 

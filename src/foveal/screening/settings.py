@@ -22,7 +22,11 @@ class ScreenSettings(Settings):
         max_megapixels: larger photographs are refused before they are decoded.
         salt: secret that is mixed into the hash of a patient id. The same salt gives the same hash, so keep
             one for all reports that shall be joined by patient, and keep it from their readers.
-        vessel_model: folder of a saved `Segmenter`; None: the shipped one.
+        vessel_model: folder of a saved `Segmenter` of vessels; None: the shipped one, here and below.
+        artery_vein_model: of a `Segmenter` that tells arteries from veins.
+        landmark_model: of a `Segmenter` of disc and fovea.
+        lesion_model: of a `Segmenter` of lesions.
+        dicom: also write each photograph's structures and measurements as DICOM objects.
     """
 
     title: str = "Retinal photographs"
@@ -33,6 +37,22 @@ class ScreenSettings(Settings):
     max_megapixels: float = Field(default=64.0, gt=0)
     salt: str = ""
     vessel_model: Path | None = None
+    artery_vein_model: Path | None = None
+    landmark_model: Path | None = None
+    lesion_model: Path | None = None
+    dicom: bool = False
+
+    def model_folders(self) -> dict[str, Path]:
+        """The folder of each network by name: the given one, else the shipped one."""
+        from foveal.models import shipped_model
+
+        given = {
+            "vessels": self.vessel_model,
+            "artery-vein": self.artery_vein_model,
+            "landmarks": self.landmark_model,
+            "lesions": self.lesion_model,
+        }
+        return {name: folder or shipped_model(name) for name, folder in given.items()}
 
     def result_hash(self) -> str:
         """SHA-256 of the settings that change a result (weights have hashes of their own)."""
@@ -42,6 +62,7 @@ class ScreenSettings(Settings):
         deciding = {
             "threshold": self.threshold,
             "views": self.views,
+            "dicom": self.dicom,
             "patients": hash_patient("foveal", salt=self.salt),
         }
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -58,9 +58,11 @@ class StructureMaps:
         """(H, W) float32 probability of one structure at the original size; 0 outside the field."""
         return self._full(self.seen[self._place(name)])
 
-    def spread(self, name: str) -> np.ndarray:
-        """(H, W) float32 spread of one structure at the original size; 0 outside the field."""
-        return self._full(self.spread_seen[self._place(name)])
+    def spread(self, name: str | None = None) -> np.ndarray:
+        """(H, W) float32 spread of one structure, or the greatest of all; 0 outside the field."""
+        return self._full(
+            self.spread_seen.amax(dim=0) if name is None else self.spread_seen[self._place(name)]
+        )
 
     @property
     def probability(self) -> np.ndarray:

@@ -1,0 +1,174 @@
+"""The structures of one photograph: what the networks show, made into vessels, landmarks and lesions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from foveal.measurement.artery_vein import ArteryVein
+    from foveal.measurement.eye import Eye
+    from foveal.measurement.landmark_finding import FoundLandmarks
+    from foveal.measurement.landmarks import Laterality
+    from foveal.measurement.lesions import Lesions
+    from foveal.models import Segmenter
+    from foveal.scans.field_of_view import FieldOfView
+
+LESION_VIEWS = 2
+"""Mirror images over which lesions are averaged: their network sees most pixels, and costs most."""
+
+STRUCTURE_LEVELS = {
+    "disc": 1,
+    "microaneurysms": 2,
+    "haemorrhages": 3,
+    "hard_exudates": 4,
+    "soft_exudates": 5,
+}
+"""Value of a pixel in `structures/NAME.png`; 0 is none of them."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a screening run, loaded.
+
+    Attributes:
+        vessels: all vessels.
+        artery_vein: the probability that a vessel pixel is of an artery.
+        landmarks: "disc" and "fovea".
+        lesions: kinds of `LESION_KINDS`.
+    """
+
+    vessels: "Segmenter"
+    artery_vein: "Segmenter"
+    landmarks: "Segmenter"
+    lesions: "Segmenter"
+
+    @classmethod
+    def load(cls, folders: Mapping[str, Path], device: str) -> Self:
+        """Load the networks of `ScreenSettings.model_folders`.
+
+        Raises:
+            OSError, ValueError: a folder holds no model, or one of other structures.
+        """
+        from foveal.models import Segmenter
+        from foveal.scans.structure_datasets import ARTERY_OR_VEIN, LANDMARKS
+        from foveal.scans.synthetic import LESION_KINDS
+
+        wanted = {
+            "vessels": ("vessel",),
+            "artery-vein": ARTERY_OR_VEIN,
+            "landmarks": LANDMARKS,
+            "lesions": tuple(LESION_KINDS),
+        }
+        loaded = {}
+        for name, folder in folders.items():
+            model = Segmenter.from_pretrained(folder)
+            if model.config.classes != wanted[name]:
+                raise ValueError(
+                    f"{folder} is no model of {name}: it segments {', '.join(model.config.classes)}; "
+                    f"wanted: {', '.join(wanted[name])}"
+                )
+            loaded[name.replace("-", "_")] = model.to(device).eval()
+        return cls(**loaded)
+
+
+@dataclass(frozen=True)
+class KindsOfVessels:
+    """Arteries and veins of one photograph.
+
+    Attributes:
+        eye: the eye with its arteries and veins.
+        separated: one kind a segment, with its confidence.
+        artery: (H, W) float32, the network's probability that a vessel there is an artery.
+        spread: (H, W) float32, its standard deviation over mirrored views.
+        confidence: mean of the segments' confidence, each counted by its length; NaN without a vessel.
+    """
+
+    eye: "Eye"
+    separated: "ArteryVein"
+    artery: np.ndarray
+    spread: np.ndarray
+    confidence: float
+
+
+@dataclass(frozen=True)
+class LandmarksAndDoubt:
+    """Landmarks of one photograph, and (H, W) float32 spread of their maps over mirrored views."""
+
+    found: "FoundLandmarks"
+    spread: np.ndarray
+
+
+@dataclass(frozen=True)
+class LesionsAndDoubt:
+    """Lesions of one photograph, and (H, W) float32 greatest spread of their maps over mirrored views."""
+
+    found: "Lesions"
+    spread: np.ndarray
+
+
+def look_for_landmarks(
+    networks: Networks,
+    image: np.ndarray,
+    field: "FieldOfView",
+    vessels: np.ndarray,
+    *,
+    stated: "Laterality | None",
+) -> LandmarksAndDoubt:
+    """Disc, fovea and laterality of a photograph.
+
+    Args:
+        networks: loaded.
+        image: (H, W, 3) uint8.
+        field: its field of view.
+        vessels: (H, W) bool.
+        stated: the laterality that the metadata states.
+    """
+    from foveal.measurement.landmark_finding import find_landmarks
+    from foveal.segmentation.inference import segment_structures
+
+    maps = segment_structures(networks.landmarks, image, field)
+    found = find_landmarks(maps["disc"], maps["fovea"], image, vessels, field, stated=stated)
+    return LandmarksAndDoubt(found, maps.spread())
+
+
+def tell_arteries_from_veins(networks: Networks, eye: "Eye", *, views: int) -> KindsOfVessels:
+    """Arteries and veins among the vessels of an eye that has its photograph and, if known, its disc."""
+    from foveal.measurement.artery_vein import separate_arteries_and_veins
+    from foveal.scans.structure_datasets import ARTERY_OR_VEIN
+    from foveal.segmentation.inference import segment_structures
+
+    assert eye.image is not None, "a photograph is looked at"
+    maps = segment_structures(networks.artery_vein, eye.image, eye.field, views=views)
+    artery, spread = maps[ARTERY_OR_VEIN[0]], maps.spread()
+    layer = eye.layers["vessel"]
+    separated = separate_arteries_and_veins(layer.mask, layer.tree, artery, 1 - artery)
+    arcs = layer.graph.arcs
+    confidence = float(np.average(np.abs(separated.scores), weights=arcs)) if arcs.sum() > 0 else float("nan")
+    known = replace(eye, arteries=separated.arteries, veins=separated.veins)
+    return KindsOfVessels(known, separated, artery, spread, confidence)
+
+
+def look_for_lesions(
+    networks: Networks, image: np.ndarray, field: "FieldOfView", *, disc: np.ndarray | None
+) -> LesionsAndDoubt:
+    """Lesions of a photograph outside the disc, whose mask is (H, W) bool where it was found."""
+    from foveal.measurement.lesions import find_lesions
+    from foveal.segmentation.inference import segment_structures
+
+    maps = segment_structures(networks.lesions, image, field, views=LESION_VIEWS)
+    thresholds = {name: networks.lesions.config.threshold(name) for name in maps.names}
+    found = find_lesions(maps.probability, maps.names, field, thresholds=thresholds, exclude=disc)
+    return LesionsAndDoubt(found, maps.spread())
+
+
+def structure_levels(disc: np.ndarray | None, lesions: "Lesions") -> np.ndarray:
+    """(H, W) uint8 of `STRUCTURE_LEVELS`."""
+    levels = np.zeros(lesions.shape, np.uint8)
+    if disc is not None:
+        levels[disc] = STRUCTURE_LEVELS["disc"]
+    value = np.array([STRUCTURE_LEVELS[name] for name in lesions.names], np.uint8)
+    levels.ravel()[lesions.pixels] = value[lesions.kinds][lesions.owners]
+    return levels
