@@ -25,14 +25,15 @@ SLOPE, SLOPE_SPREAD = 7.0, 5.0  # degrees below the horizontal
 DISC_RADIUS = 0.07  # of the field's diameter, where no disc is known
 OUT_OF_FIELD = 0.3  # probability beforehand that the fovea is not in the field, where no disc is known
 CENTERED_SPREAD = 0.2  # of the field's diameter: how far the fovea then is from the field's centre
-MARGIN = 0.4  # radii of the disc; a fovea nearer to the field's border counts as out of the field
+MARGIN = 0.8  # radii of the disc; a fovea nearer to the field's border counts as out of the field
 
 # Log-weights of what is seen at a place: near those that a conditional logit gives on synthetic eyes, whose
-# network was imitated, and on photographs with a fovea placed by eye; rounded down, as those were few.
+# network was imitated, and on photographs with a fovea placed by eye; more
+# careful of a fovea out of sight, since a field's border is dark as well.
 NETWORK_WEIGHT, NETWORK_FLOOR = 1.5, 0.05  # of log(1 + probability / floor)
 DARK_WEIGHT = 2.0  # of the darkness, in deviations of the field's
 FREE_WEIGHT = 4.0  # of the distance to the nearest vessel in radii of the disc, 1 at most
-NOTHING_SEEN = 3.0  # log-weight of a place out of sight, on the same scale
+NOTHING_SEEN = 4.0  # log-weight of a place out of sight, on the same scale
 
 DARKEST = 3.0  # deviations; darker is no more like a fovea
 LEAST_CONFIDENCE = 0.5  # a fovea less sure than this is not called found
@@ -123,10 +124,8 @@ def search_fovea(
         row, column = copy.to_copy(np.array(disc.center))
         small = Disc((float(row), float(column)), disc.radius / copy.mean_step)
     radius = small.radius if small else DISC_RADIUS * copy.diameter
-    tubes = copy.shrink_inside(vessels, field)
-    seen = _evidence(
-        copy.shrink_inside(probability, field), copy.shrink_inside(image[..., 1], field), tubes, copy, small
-    )
+    tubes = copy.shrink(vessels)
+    seen = _evidence(copy.shrink(probability), copy.shrink(image[..., 1]), tubes, copy, small)
     depth = ndimage.distance_transform_edt(np.pad(copy.field, 1))[1:-1, 1:-1]
     allowed = depth > MARGIN * radius
     if small is None:

@@ -12,7 +12,7 @@ from foveal.measurement.optic_disc import find_disc
 if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
 
-DECIDED = 0.8  # probability of a side from which on it is called
+DECIDED = 0.75  # probability of a side from which on it is called
 SIDES: dict[Laterality, str] = {"L": "left", "R": "right"}
 
 

@@ -84,7 +84,7 @@ def find_disc(probability: np.ndarray, field: "FieldOfView") -> FoundDisc | None
     """
     check_map("disc_probability", probability, field)
     copy = small_copy(field)
-    seen = copy.shrink_inside(probability, field)
+    seen = copy.shrink(probability)
     smooth = ndimage.grey_closing(copy.blur(seen, SMOOTHING), footprint=disk(VESSEL_REACH))
     smooth[~copy.field] = 0
     peak = float(smooth.max())

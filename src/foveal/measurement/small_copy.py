@@ -1,6 +1,7 @@
 """A photograph's field at reduced resolution, and the way back: where landmarks are looked for."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,31 +19,37 @@ class SmallCopy:
     """The box of a field, resampled by averaging.
 
     Attributes:
-        field: (h, w) bool.
+        share: (h, w) float32, share of each pixel that is inside the field.
+        inside: (H', W') bool, the field's mask within its box, at the photograph's size.
         diameter: of the field, pixels of the copy.
         origin: row and column of the photograph at which the box begins.
         step: pixels of the photograph, (down, across), that a pixel of the copy averages.
     """
 
-    field: np.ndarray
+    share: np.ndarray
+    inside: np.ndarray
     diameter: float
     origin: tuple[int, int]
     step: tuple[float, float]
 
+    @cached_property
+    def field(self) -> np.ndarray:
+        """(h, w) bool: pixels that are at least half inside the field."""
+        return self.share > 0.5
+
     def shrink(self, values: np.ndarray) -> np.ndarray:
-        """The part of (H, W) values in the box: (h, w) float32, in the units of the values.
+        """The mean of (H, W) values over each pixel's part inside the field.
 
         Args:
             values: (H, W) bool, uint8 or float32, of the photograph.
-        """
-        height, width = self.field.shape
-        return _shrink(values, self.origin, self.step, (height, width))
 
-    def shrink_inside(self, values: np.ndarray, field: "FieldOfView") -> np.ndarray:
-        """As `shrink`, averaged over pixels inside the field alone; (h, w) float32, 0 outside it."""
-        share = self.shrink(field.mask)
-        inside = self.shrink(np.where(field.mask, values, values.dtype.type(0)))
-        return np.where(self.field, inside / np.maximum(share, 0.5), np.float32(0))
+        Returns:
+            (h, w) float32 in the units of the values, 0 outside the field.
+        """
+        top, left = self.origin
+        part = values[top : top + self.inside.shape[0], left : left + self.inside.shape[1]]
+        inside = _shrink(np.where(self.inside, part, values.dtype.type(0)), self.share.shape)
+        return np.where(self.field, inside / np.maximum(self.share, 0.5), np.float32(0))
 
     def blur(self, values: np.ndarray, sigma: float, weight: np.ndarray | None = None) -> np.ndarray:
         """Gaussian mean of (h, w) values over the field, 0 outside it.
@@ -81,19 +88,14 @@ def small_copy(field: "FieldOfView") -> SmallCopy:
     scale = DIAMETER / field.diameter
     shape = max(round((bottom - top) * scale), 1), max(round((right - left) * scale), 1)
     step = (bottom - top) / shape[0], (right - left) / shape[1]
-    mask = _shrink(field.mask, (top, left), step, shape) > 0.5
-    return SmallCopy(mask, DIAMETER, (top, left), step)
+    inside = field.mask[top:bottom, left:right]
+    return SmallCopy(_shrink(inside, shape), inside, DIAMETER, (top, left), step)
 
 
-def _shrink(
-    values: np.ndarray, origin: tuple[int, int], step: tuple[float, float], shape: tuple[int, int]
-) -> np.ndarray:
-    ends = [round(o + s * n) for o, s, n in zip(origin, step, shape, strict=True)]
-    part = values[origin[0] : ends[0], origin[1] : ends[1]]
-    as_bytes = part.dtype == bool
-    if as_bytes:
-        part = part.view(np.uint8) * np.uint8(255)
-    image = Image.fromarray(np.ascontiguousarray(part))
-    method = Image.Resampling.BOX if min(step) > 1 else Image.Resampling.BILINEAR
-    small = np.asarray(image.resize((shape[1], shape[0]), method), dtype=np.float32)
+def _shrink(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Means of (H, W) values over (h, w) equal parts, float32."""
+    as_bytes = values.dtype == bool
+    image = Image.fromarray(values.view(np.uint8) * np.uint8(255) if as_bytes else values)
+    method = Image.Resampling.BOX if shape[0] < values.shape[0] else Image.Resampling.BILINEAR
+    small = np.asarray(image.resize((shape[1], shape[0]), method, reducing_gap=3.0), dtype=np.float32)
     return small / np.float32(255) if as_bytes else small
