@@ -29,11 +29,21 @@ def screen(
         str,
         typer.Option(envvar="FOVEAL_SALT", help="Secret mixed into the hashes of patient ids."),
     ] = "",
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Also write DICOM segmentations and measurement reports.")
+    ] = False,
     vessel_model: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Use this saved vessel model, not the shipped one.")
     ] = None,
+    artery_vein_model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The same for arteries and veins.")
+    ] = None,
+    landmark_model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The same for disc and fovea.")
+    ] = None,
+    lesion_model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The same for lesions.")] = None,
 ) -> None:
-    """Screen photographs: quality, vessels, biomarkers, optional grades, and a report to open in a browser.
+    """Screen photographs: quality, vessels, landmarks, lesions, biomarkers, and a report for the browser.
 
     A run that was stopped goes on where it stopped when the same command is given again. Exit status: 0 all
     photographs are done, 1 some failed (see failures.csv in the report), 2 nothing could start.
@@ -49,7 +59,11 @@ def screen(
             "threshold": threshold,
             "max_megapixels": max_megapixels,
             "salt": salt,
+            "dicom": dicom,
             "vessel_model": vessel_model,
+            "artery_vein_model": artery_vein_model,
+            "landmark_model": landmark_model,
+            "lesion_model": lesion_model,
         }
     )
     summary = screen_photographs(source, out, settings, model=model)

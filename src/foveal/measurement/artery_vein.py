@@ -12,8 +12,8 @@ from foveal.measurement.tree import VesselTree
 
 FAINT = 0.02  # added to both probabilities, so that the ratio of two small ones says little
 SHORT = 15.0  # pixels: a segment of this length is trusted half as much as a long one
-# Half log-odds that two segments which meet are of one kind, from synthetic eyes and eleven of LES-AV.
-BRANCH, THROUGH, ACROSS = 0.8, 1.2, -0.5  # at a branch, on through a crossing, across one
+# Half log-odds that two segments which meet are of one kind, chosen on the training half of LES-AV.
+BRANCH, THROUGH, ACROSS = 0.3, 0.6, -0.25  # at a branch, on through a crossing, across one
 FOLDED, STRAIGHT = -0.5, 0.8  # cosines of a bend: below the first nothing is known of the kind
 ROUNDS = 60
 

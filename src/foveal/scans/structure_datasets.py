@@ -118,9 +118,11 @@ def synthetic_case(eye: SyntheticEye, name: str, structures: tuple[str, ...]) ->
     """
     spot = np.hypot(*(np.indices(eye.vessels.shape).T - eye.fovea).T) <= FOVEA_RADIUS * eye.disc.radius
     seen = np.ones_like(spot)
-    others = {"disc": eye.disc.mask, "fovea": spot & eye.field.mask, **eye.lesions}
+    others: dict[str, np.ndarray] = {"disc": eye.disc.mask, "fovea": spot & eye.field.mask}
+    others |= {str(kind): mask for kind, mask in eye.lesions.items()}
     known = _kinds(np.isin(eye.artery_vein, (1, 3)), np.isin(eye.artery_vein, (2, 3)), seen)
-    masks, valid = _chosen(known | {str(name): (mask, seen) for name, mask in others.items()}, structures)
+    known |= {name: (mask, seen) for name, mask in others.items()}
+    masks, valid = _chosen(known, structures)
     return StructureCase(name, "synthetic", f"synthetic/{name}", eye.image, masks, valid)
 
 

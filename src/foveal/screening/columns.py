@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from foveal.measurement.registry import BiomarkerColumn
 
 Kind = Literal["text", "integer", "number", "date"]
-Group = Literal["Photograph", "Quality", "Vessels", "Grader", "Provenance"]
+Group = Literal["Photograph", "Quality", "Landmarks", "Vessels", "Lesions", "Grader", "Provenance"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,44 @@ QUALITY_MEASURES = (
     ),
 )
 
+
+def _landmark(name: str, title: str, unit: str, kind: Kind, description: str) -> Column:
+    return Column(name, title, unit, kind, "Landmarks", description)
+
+
+# Named as `foveal measure --landmarks` reads them.
+LANDMARKS = (
+    _landmark("disc_row", "Disc row", "px", "number", "Row of the optic disc's centre."),
+    _landmark("disc_column", "Disc column", "px", "number", "Column of the optic disc's centre."),
+    _landmark("disc_radius", "Disc radius", "px", "number", "Radius of the circle of the disc's area."),
+    _landmark(
+        "disc_confidence",
+        "Disc confidence",
+        "1",
+        "number",
+        "How sure the disc is, 0 to 1; empty if not found.",
+    ),
+    _landmark("fovea_row", "Fovea row", "px", "number", "Row of the fovea, where it is in view."),
+    _landmark("fovea_column", "Fovea column", "px", "number", "Column of the fovea, where it is in view."),
+    _landmark(
+        "fovea_confidence",
+        "Fovea confidence",
+        "1",
+        "number",
+        "Probability that the fovea lies within one disc radius of there, 0 to 1; empty if not found.",
+    ),
+    _landmark(
+        "laterality_found",
+        "Eye as it looks",
+        "",
+        "text",
+        "L or R as the photograph shows it, whatever the file says; empty where that is undecided.",
+    ),
+    _landmark(
+        "laterality_confidence", "Confidence of the eye", "1", "number", "Probability of that side, 0.5 to 1."
+    ),
+)
+
 CONFIDENCE = Column(
     "vessel_confidence",
     "Vessel confidence",
@@ -151,12 +189,25 @@ CONFIDENCE = Column(
     "Vessels",
     "Mean certainty |2 p - 1| of the vessel probability p over pixels that may be vessel (p >= 0.1), 0 to 1.",
 )
+KIND_CONFIDENCE = Column(
+    "artery_vein_confidence",
+    "Artery/vein confidence",
+    "1",
+    "number",
+    "Vessels",
+    "How sure it is which vessels are arteries: mean over segments, each counted by its length, 0 to 1.",
+)
 
 PROVENANCE = (
     Column("sha256", "Input hash", "", "text", "Provenance", "SHA-256 of the file that was screened."),
     Column("foveal", "foveal version", "", "text", "Provenance", "Version of foveal that screened it."),
     Column(
-        "vessel_weights", "Vessel weights", "", "text", "Provenance", "SHA-256 of the vessel model's weights."
+        "weights",
+        "Weights",
+        "",
+        "text",
+        "Provenance",
+        "First sixteen digits of the SHA-256 of each network's weights, by the network's name.",
     ),
 )
 
@@ -167,15 +218,39 @@ def quality_columns() -> list[Column]:
 
 
 def vessel_columns() -> list[Column]:
-    """Biomarkers of the vessels."""
-    return [*map(biomarker_column, screened_biomarkers()), CONFIDENCE]
+    """Biomarkers of all vessels, arteries and veins, and the confidence in them."""
+    return [*map(biomarker_column, screened_biomarkers()), CONFIDENCE, KIND_CONFIDENCE]
 
 
 def screened_biomarkers() -> list["BiomarkerColumn"]:
-    """The biomarkers that a photograph is screened for: those of all vessels that need no landmark."""
+    """The biomarkers that a photograph is screened for: all, of each kind of vessels, over its field."""
     from foveal.measurement.measure import biomarker_columns
 
-    return [column for column in biomarker_columns(("vessel",)) if not column.biomarker.needs]
+    return biomarker_columns()
+
+
+def lesion_number_columns() -> list[Column]:
+    """Measures of the lesions."""
+    from foveal.measurement.lesion_columns import lesion_columns
+
+    return [
+        Column(column.name, column.title, column.unit, _kind(column.unit), "Lesions", column.description)
+        for column in lesion_columns()
+    ]
+
+
+def lesion_columns() -> list[Column]:
+    """Measures of the lesions, and what a rule makes of them."""
+    from foveal.measurement.lesion_summary import rule_columns
+
+    rules = [Column(c.name, c.title, c.unit, "text", "Lesions", c.description) for c in rule_columns()]
+    return [*lesion_number_columns(), *rules]
+
+
+def measured_columns() -> list[Column]:
+    """What is measured of the eye's structures, as numbers."""
+    numbers = [column for column in LANDMARKS if column.kind != "text"]
+    return [*numbers, *vessel_columns(), *lesion_number_columns()]
 
 
 def biomarker_column(column: "BiomarkerColumn") -> Column:
@@ -217,7 +292,15 @@ def grader_columns(classes: Sequence[str]) -> list[Column]:
 
 def result_columns(classes: Sequence[str] = ()) -> list[Column]:
     """All columns of the results, in order, for a run with a grader over `classes` or without one."""
-    return [*PHOTOGRAPH, *quality_columns(), *vessel_columns(), *grader_columns(classes), *PROVENANCE]
+    return [
+        *PHOTOGRAPH,
+        *quality_columns(),
+        *LANDMARKS,
+        *vessel_columns(),
+        *lesion_columns(),
+        *grader_columns(classes),
+        *PROVENANCE,
+    ]
 
 
 def results_page() -> str:
@@ -256,5 +339,9 @@ def index_columns() -> list[str]:
         "vessel_fractal_dimension",
         "vessel_endpoints",
         "vessel_branch_points",
+        "microaneurysms_count",
+        "haemorrhages_count",
+        "hard_exudates_count",
+        "soft_exudates_count",
     )
     return [*wanted, CONFIDENCE.name, "grade_uncertainty"]

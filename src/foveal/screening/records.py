@@ -1,6 +1,7 @@
 """The record of one screened photograph: what is known of it, and the marker that it is done."""
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ class Failure:
     Attributes:
         path: the file.
         name: the name its results would have had.
-        stage: the step that failed ("find", "read", "field of view", "quality", "vessels", "biomarkers",
-            "grader", "pictures", "write" or "worker").
+        stage: the step that failed ("find", "read", "field of view", "quality", "vessels", "landmarks",
+            "arteries and veins", "lesions", "biomarkers", "grader", "pictures", "write" or "worker").
         reason: what was found and what is allowed, in one line.
     """
 
@@ -127,8 +128,11 @@ def discard_results(report: Path, name: str) -> None:
 
     The record goes first, so that it never vouches for files that are gone.
     """
-    for path in (f"scans/{name}.json", f"scans/{name}.html", f"vessels/{name}.png", f"masks/{name}.png"):
+    folders = ("vessels", "arteries", "masks", "structures")
+    for path in (f"scans/{name}.json", f"scans/{name}.html", *(f"{folder}/{name}.png" for folder in folders)):
         (report / path).unlink(missing_ok=True)
+    if (dicom := report / "dicom" / name).is_dir():
+        shutil.rmtree(dicom)
 
 
 def outputs_are_whole(report: Path, record: Record) -> bool:

@@ -15,23 +15,15 @@ from typing import TYPE_CHECKING, Any
 from foveal.files import write_atomically
 from foveal.pages import page_environment
 from foveal.screening.charts import Cohort, histogram, number, strip
-from foveal.screening.columns import Column, result_columns, screened_biomarkers
+from foveal.screening.columns import Column, biomarker_column, result_columns, screened_biomarkers
+from foveal.screening.layers import LAYERS, SHOWN_FIRST
+from foveal.screening.pictures import LESION_COLOURS
 from foveal.screening.records import Failure, Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 EYES = {"L": "left eye", "R": "right eye"}
-LAYERS = {
-    "outline": "Vessel outline",
-    "fill": "Vessels filled",
-    "widths": "Centre lines by width",
-    "nodes": "End, branch and crossing points",
-    "angles": "Bifurcation angles",
-    "probability": "Vessel probability",
-    "doubt": "Where the network doubts",
-    "relevance": "What the grader looked at",
-}
 _PICTURE = re.compile(r'data-picture="(\w+)" src="(data:[^"]+)"')
 _FIELD = re.compile(r'data-field d="([^"]*)"')
 
@@ -81,7 +73,7 @@ def write_first_page(report: Path, record: Record, layers: dict[str, str], field
     Args:
         report: folder of the report.
         record: of the photograph.
-        layers: data URI of each picture, "photograph" and names of `LAYERS`.
+        layers: data URI of each picture, "photograph" and names in `LAYERS`.
         field_path: SVG path of the field of view's outline.
     """
     overview = Overview.of([], title="")
@@ -132,7 +124,8 @@ def _write_page(
             record=record,
             values=record.values,
             layers=layers,
-            layer_titles={name: title for name, title in LAYERS.items() if name in layers},
+            layer_groups=_present(layers),
+            shown_first=SHOWN_FIRST,
             field_path=field_path,
             overview=overview,
             families=_families(columns, record, overview),
@@ -141,7 +134,13 @@ def _write_page(
                 for column in columns
                 if column.group == "Quality" and column.kind != "text"
             ],
-            photograph_columns=[column for column in columns if column.group == "Photograph"],
+            landmarks=[
+                _measured(column, record, overview)
+                for column in columns
+                if column.group == "Landmarks" and column.kind != "text"
+            ],
+            lesions=_lesions(record),
+            lesion_colours=LESION_COLOURS,
             probabilities=[(name, record.values[f"probability_{name}"]) for name in grader_classes([record])],
             previous=previous,
             following=following,
@@ -160,28 +159,66 @@ def _measured(column: Column, record: Record, overview: Overview) -> dict[str, A
     return {"column": column, "value": value, "place": place, "strip": strip(cohort, found, label=label)}
 
 
+def _present(layers: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The groups of `LAYERS`, without the overlays that a page does not have."""
+    groups = {
+        group: {name: title for name, title in names.items() if name in layers}
+        for group, names in LAYERS.items()
+    }
+    return {group: names for group, names in groups.items() if names}
+
+
 def _families(
     columns: Sequence[Column], record: Record, overview: Overview
 ) -> dict[str, list[dict[str, Any]]]:
-    """The biomarkers that have a value, by the title of their family."""
+    """The biomarkers that have a value, by the title of their family: a row a biomarker, of all kinds."""
     from foveal.measurement.reference import FAMILIES, family
 
-    known = {column.name: FAMILIES[family(column.biomarker)] for column in screened_biomarkers()}
+    known = {column.name for column in columns}
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in FAMILIES.values()}
+    rows: dict[str, dict[str, Any]] = {}
+    for measure in screened_biomarkers():
+        if measure.name not in known or record.values.get(measure.name) is None:
+            continue
+        marker = measure.biomarker
+        if marker.name not in rows:
+            # The cohort is shown of all vessels, or of the first kind that has a value.
+            rows[marker.name] = _measured(biomarker_column(measure), record, overview)
+            rows[marker.name] |= {"title": marker.title, "kinds": {}}
+            groups[FAMILIES[family(marker)]].append(rows[marker.name])
+        rows[marker.name]["kinds"][measure.kind or "vessel"] = record.values[measure.name]
     for column in columns:
-        if column.group == "Vessels" and record.values.get(column.name) is not None:
-            title = known.get(
-                column.name, FAMILIES["position"]
-            )  # the confidence in the map is of the picture
-            groups[title].append(_measured(column, record, overview))
+        if column.name in ("vessel_confidence", "artery_vein_confidence"):  # they are of the picture
+            row = _measured(column, record, overview)
+            row |= {"title": column.title, "kinds": {"vessel": row["value"]}}
+            groups[FAMILIES["position"]].append(row)
     return {title: rows for title, rows in groups.items() if rows}
+
+
+def _lesions(record: Record) -> list[dict[str, Any]]:
+    """What is told of each kind of lesions."""
+    from foveal.measurement.lesion_columns import KIND_TITLES
+    from foveal.measurement.lesion_quadrants import QUADRANTS
+
+    return [
+        {
+            "name": name,
+            "title": title,
+            "count": record.values.get(f"{name}_count"),
+            "share": record.values.get(f"{name}_area_fraction"),
+            "confidence": record.values.get(f"{name}_confidence"),
+            "distance": record.values.get(f"{name}_fovea_distance_mm"),
+            "quadrants": [record.values.get(f"{name}_count_{quadrant}") for quadrant in QUADRANTS],
+        }
+        for name, title in KIND_TITLES.items()
+    ]
 
 
 def _missing(columns: Sequence[Column], record: Record) -> dict[str, list[str]]:
     """Headings of the biomarkers without a value, by reason."""
     headings: dict[str, list[str]] = {}
     for column in columns:
-        if column.name in record.missing:
+        if column.name in record.missing and column.group == "Vessels":
             headings.setdefault(record.missing[column.name], []).append(column.heading)
     return headings
 

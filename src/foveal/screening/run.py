@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foveal.scans.discovery import ScanRef
 
 MARKER = "report.json"
-_FOLDERS = ("vessels", "masks", "scans")
+_FOLDERS = ("vessels", "arteries", "masks", "structures", "scans")
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,12 @@ def screen(
     """Screen eye photographs into a report; run again with the same arguments to go on after a stop.
 
     Writes into `out`: `index.html`, `scans/NAME.html` (pages), `scans/NAME.json` (records),
-    `vessels/NAME.png` (16-bit grey, probability x 65535, original size), `masks/NAME.png` (8-bit: 0
-    background, 3 vessel), `results.csv`, `results.parquet`, `columns.md`, `failures.csv`. A photograph is
-    taken as done when its file, the settings that matter, the weights and foveal's version are those of its
-    record.
+    at the original size `vessels/NAME.png` (16-bit grey, probability x 65535), `arteries/NAME.png` (8-bit,
+    probability x 255 that a vessel there is an artery), `masks/NAME.png` (8-bit: 0 background, 1 artery,
+    2 vein, 3 both) and `structures/NAME.png` (8-bit: 0 none, 1 optic disc, 2 microaneurysm, 3 haemorrhage,
+    4 hard exudate, 5 soft exudate); `results.csv`, `results.parquet`, `columns.md`, `failures.csv`; with
+    `settings.dicom` also `dicom/NAME/`. A photograph is taken as done when its file, the settings that
+    matter, the weights and foveal's version are those of its record.
 
     Processes are spawned, so a script calls this under `if __name__ == "__main__":`.
 
@@ -159,24 +161,24 @@ def _prepare(report: Path, settings: ScreenSettings, grader: Path | None) -> Job
     _refuse_foreign_folder(report)
     import torch
 
-    from foveal.models import shipped_model, weights_hash
+    from foveal.models import weights_hash
 
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch sees no CUDA device; allowed here: 'cpu' or 'auto'")
-    vessel_model = settings.vessel_model or shipped_model("vessels")
+    models = settings.model_folders()
     job = Job(
         report=report,
         settings=settings,
         provenance=Provenance(
             foveal=foveal.__version__,
             settings=settings.result_hash(),
-            vessel_weights=weights_hash(vessel_model),
+            weights={name: weights_hash(folder) for name, folder in models.items()},
             grader_weights=weights_hash(grader) if grader is not None else None,
         ),
-        vessel_model=vessel_model,
+        models=models,
         grader=grader,
         device=device,
         threads=torch.get_num_threads(),
