@@ -1,0 +1,117 @@
+"""How far the structures' probabilities and their spread over mirrored views can be taken at their word."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from foveal.measurement.lesions import Lesions
+from foveal.measurement.simplification import sum_by_path
+from foveal.metrics.calibration import (
+    CalibrationScores,
+    ReliabilityCounts,
+    calibration_scores,
+    fit_temperature,
+)
+from foveal.metrics.recalibration import scaled_probability
+from foveal.metrics.selective import RiskCounts, RiskCoverage, risk_coverage
+from structure_lesion_scores import KINDS, LesionCase, is_real
+from structure_scores import ARTERY, FOUND, VesselCase, on_grid, true_kinds
+
+RESAMPLES = 500
+STEP = 4  # every so many rows and columns of IDRiD's photographs are looked at: they have 12 megapixels
+UNCERTAINTIES = ("probability", "spread")
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Calibration of one structure, and its errors by two uncertainties: 1 - |2 p - 1|, and the spread."""
+
+    counts: ReliabilityCounts = field(default_factory=ReliabilityCounts)
+    risks: Mapping[str, RiskCounts] = field(
+        default_factory=lambda: {name: RiskCounts() for name in UNCERTAINTIES}
+    )
+
+    def add(
+        self,
+        probability: np.ndarray,
+        spread: np.ndarray,
+        target: np.ndarray,
+        *,
+        group: Hashable,
+        threshold: float = 0.5,
+    ) -> None:
+        """Add items (n,) of one patient; what reaches the threshold is called the structure.
+
+        The doubt of a probability is taken after a shift of its log-odds that puts the threshold at one half.
+        """
+        if not len(probability):
+            return
+        self.counts.add(probability, target, group=group)
+        shifted = scaled_probability(probability, slope=1.0, intercept=-float(special.logit(threshold)))
+        wrong = (probability >= threshold) != target
+        self.risks["probability"].add(1 - np.abs(2 * shifted - 1), wrong, group=group)
+        self.risks["spread"].add(spread, wrong, group=group)
+
+    def scores(self) -> CalibrationScores:
+        return calibration_scores(self.counts, resamples=RESAMPLES)
+
+    def selective(self) -> dict[str, RiskCoverage]:
+        return {name: risk_coverage(risk.table(), resamples=RESAMPLES) for name, risk in self.risks.items()}
+
+
+def add_vessels(case: VesselCase, pixels: Doubt, segments: Doubt) -> None:
+    """Found true vessel pixels of one known kind, and found segments that have a true kind."""
+    group = f"LES-AV/{case.name}"
+    region = case.known & (case.vessels >= FOUND)
+    truth = case.index == ARTERY
+    pixels.add(case.artery[region], case.spread[region], truth[region], group=group)
+    judged, artery, length = true_kinds(case.graph, case.index)
+    spread = sum_by_path(case.spread[on_grid(case.graph)].astype(float), case.graph.offsets) / length
+    probability = (1 + case.found.scores) / 2
+    segments.add(probability[judged], spread[judged], artery[judged], group=group)
+
+
+def temperature_of(cases: Iterable[VesselCase]) -> float:
+    """Temperature that fits the network's probability on found true vessel pixels of some eyes best."""
+    counts = ReliabilityCounts()
+    for case in cases:
+        region = case.known & (case.vessels >= FOUND)
+        counts.add(case.artery[region], (case.index == ARTERY)[region], group=case.name)
+    return fit_temperature(counts)
+
+
+def add_lesions(case: LesionCase, thresholds: Mapping[str, float], pixels: Mapping[str, Doubt]) -> None:
+    """Every fourth row and column of the field, for each kind."""
+    region = case.field.mask[::STEP, ::STEP]
+    for place, kind in enumerate(KINDS):
+        p, s, y = (
+            full[::STEP, ::STEP][region]
+            for full in (case.maps[kind], case.maps.spread(kind), case.truth[place])
+        )
+        pixels[kind].add(p, s, y, group=case.patient, threshold=thresholds[kind])
+
+
+def found_lesion_rows(case: LesionCase, found: Lesions) -> pd.DataFrame:
+    """One row a found lesion: its mean probability and spread, and whether it touches a true one."""
+    rows = []
+    for kind in KINDS:
+        chosen = found.are(kind)
+        if not chosen.any():
+            continue
+        owner = found.owners
+        p, s = (
+            np.bincount(owner, layer.ravel()[found.pixels], len(found))[chosen] / found.areas[chosen]
+            for layer in (case.maps[kind], case.maps.spread(kind))
+        )
+        real = is_real(case, found, kind)
+        rows.append(
+            pd.DataFrame(
+                {"photograph": case.patient, "kind": kind, "probability": p, "spread": s, "real": real}
+            )
+        )
+    return pd.concat(rows) if rows else pd.DataFrame()

@@ -1,0 +1,250 @@
+"""Score the networks of arteries and veins, landmarks and lesions on eyes that they have not seen.
+
+    python benchmarks/structures.py --data DATA [--runs runs/structures] [--write]
+
+The networks are those that `benchmarks/training/structures.py` makes: the artery/vein network is scored on
+the other half of LES-AV, on vessels found by a network that has seen no eye of LES-AV; disc and lesions on
+IDRiD by the network of the fold that left a photograph out; disc, fovea and side by the shipped network on
+LES-AV, CHASE_DB1 and fresh synthetic eyes. What the networks say is kept in RUNS/kept, so that a second run
+takes a few minutes. `--write` keeps the page, its tables and its pictures in docs/evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from foveal.evaluation.calibration_figures import reliability_figure, risk_coverage_figure
+from foveal.files import write_atomically
+from foveal.measurement.eye import Eye
+from foveal.measurement.optic_disc import find_disc
+from foveal.metrics.calibration import CalibrationScores, equal_width_curve
+from foveal.metrics.selective import RiskCoverage, risk_coverage, risk_table
+from foveal.scans.field_of_view import find_field_of_view
+from foveal.scans.reading import read_scan
+from foveal.scans.structure_datasets import iterate_idrid
+from foveal.screening import structures as screened
+from foveal.segmentation.inference import segment_vessels
+from structure_doubt import (
+    STEP,
+    UNCERTAINTIES,
+    Doubt,
+    add_lesions,
+    add_vessels,
+    found_lesion_rows,
+    temperature_of,
+)
+from structure_lesion_scores import KINDS, LesionCase, PixelTally, best_threshold, found_of, lesion_rows
+from structure_maps import Networks
+from structure_page import EVIDENCE, PAGE, page
+from structure_pictures import vessel_picture
+from structure_scores import (
+    circle_rows,
+    disc_rows,
+    fovea_rows,
+    sample_row,
+    vessel_cases,
+    vessel_row,
+)
+from training.structures import WEIGHTS, idrid_folds
+
+ROOT = Path(__file__).parents[1]
+REPEATS = 3
+WORST = 2  # eyes that are shown
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was measured, section by section.
+
+    Attributes:
+        vessels: a row an eye of LES-AV's test half; `vessels_screened` with the two views of a screening run.
+        discs: a row a photograph of IDRiD.
+        circles: a row a photograph of LES-AV and CHASE_DB1, and the sample.
+        foveas: a row a synthetic eye.
+        tally: pixels of lesions by probability.
+        thresholds: by kind, the best for Dice over the held-out folds.
+        lesions: a row a photograph and kind, at these thresholds.
+        found_lesions: a row a found lesion.
+        calibration: by title.
+        selective: by title and uncertainty.
+        temperature: of the artery/vein network, from its training half.
+        times: a row a photograph and step.
+    """
+
+    vessels: pd.DataFrame
+    vessels_screened: pd.DataFrame
+    discs: pd.DataFrame
+    circles: pd.DataFrame
+    foveas: pd.DataFrame
+    tally: PixelTally
+    thresholds: dict[str, float]
+    lesions: pd.DataFrame
+    found_lesions: pd.DataFrame
+    calibration: dict[str, CalibrationScores]
+    selective: dict[str, dict[str, RiskCoverage]]
+    temperature: float
+    times: pd.DataFrame
+
+
+def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
+    """IDRiD, photograph by photograph, each seen by the networks of the fold that left it out."""
+    folds = idrid_folds(data)
+    for case in iterate_idrid(data / "IDRiD" / "segmentation", KINDS):
+        field, fold = find_field_of_view(case.image), folds[case.patient]
+        maps = networks.fold("lesions", fold, views=screened.LESION_VIEWS)
+        seen = maps.structures(case.patient, case.image, field)
+        landmarks = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
+        disc = find_disc(landmarks["disc"], field)
+        yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
+
+
+def add_discs(data: Path, networks: Networks, doubt: Doubt) -> None:
+    """Every fourth row and column of the field of IDRiD's photographs, for the disc."""
+    folds = idrid_folds(data)
+    for case in iterate_idrid(data / "IDRiD" / "segmentation", ("disc",)):
+        field = find_field_of_view(case.image)
+        maps = networks.fold("landmarks", folds[case.patient]).structures(case.patient, case.image, field)
+        region = field.mask[::STEP, ::STEP]
+        layers = (maps["disc"], maps.spread("disc"), case.masks[0])
+        p, s, y = (layer[::STEP, ::STEP][region] for layer in layers)
+        doubt.add(p, s, y, group=case.patient)
+
+
+def time_rows(data: Path) -> Iterator[dict[str, object]]:
+    """Seconds of each step of a screening run beyond reading, the least of three, on all threads."""
+    names = ("vessels", "artery-vein", "landmarks", "lesions")
+    networks = screened.Networks.load({name: WEIGHTS / name for name in names}, "cpu")
+    paths = ["samples/retina.jpg", "LES-AV/images/224.png", "IDRiD/segmentation/images/IDRiD_01.jpg"]
+    for path in paths:
+        image = read_scan(data / path).image
+        field = find_field_of_view(image)
+        seconds: dict[str, list[float]] = {}
+
+        def timed(name: str, begun: float, into: dict[str, list[float]] = seconds) -> None:
+            into.setdefault(name, []).append(time.perf_counter() - begun)
+
+        for _ in range(REPEATS):
+            begun = time.perf_counter()
+            vessel = segment_vessels(networks.vessels, image, field).mask()
+            timed("vessels", begun)
+            begun = time.perf_counter()
+            landmarks = screened.look_for_landmarks(networks, image, field, vessel, stated=None)
+            timed("landmarks", begun)
+            eye = Eye(field, vessel, landmarks=landmarks.found.landmarks, image=image)
+            begun = time.perf_counter()
+            _ = eye.layers["vessel"].tree  # which the biomarkers of all vessels need anyway
+            timed("vessel graph", begun)
+            begun = time.perf_counter()
+            screened.tell_arteries_from_veins(networks, eye, views=2)
+            timed("arteries and veins", begun)
+            begun = time.perf_counter()
+            screened.look_for_lesions(networks, image, field, disc=landmarks.found.disc_mask)
+            timed("lesions", begun)
+        height, width = image.shape[:2]
+        for step, values in seconds.items():
+            yield {"photograph": f"{width} x {height}", "step": step, "seconds": min(values)}
+
+
+def measure(data: Path, networks: Networks) -> tuple[Results, dict[str, bytes]]:
+    """Everything on the page, and its pictures by name."""
+    doubts = {
+        name: Doubt() for name in ("artery or vein, pixels", "artery or vein, segments", "disc", *KINDS)
+    }
+    rows, pictures = [], {}
+    for case in vessel_cases(data, networks, training=False):
+        rows.append(vessel_row(case))
+        add_vessels(case, doubts["artery or vein, pixels"], doubts["artery or vein, segments"])
+    vessels = pd.DataFrame(rows)
+    worst = vessels.nsmallest(WORST, "pixels_graph").photograph.tolist()
+    for case in vessel_cases(data, networks, training=False):
+        if case.name in worst:
+            pictures[f"artery-vein-{case.name}.jpg"] = vessel_picture(case)
+    few = pd.DataFrame([vessel_row(case) for case in vessel_cases(data, networks, training=False, views=2)])
+    temperature = temperature_of(vessel_cases(data, networks, training=True))
+    _say("arteries and veins", vessels.mean(numeric_only=True).round(4).to_dict())
+
+    discs = pd.DataFrame(disc_rows(data, networks))
+    add_discs(data, networks, doubts["disc"])
+    circles = pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)])
+    foveas = pd.DataFrame(fovea_rows(networks))
+    _say("disc, Dice", discs.dice.describe().round(4).to_dict())
+
+    tally = PixelTally()
+    for lesion_case in lesion_cases(data, networks):
+        tally.add(lesion_case)
+    thresholds = {kind: round(best_threshold(tally.of(kind))[0], 3) for kind in KINDS}
+    _say("thresholds", thresholds)
+    lesions, found_lesions = [], []
+    for lesion_case in lesion_cases(data, networks):
+        found = found_of(lesion_case, thresholds)
+        lesions += lesion_rows(lesion_case, found)
+        found_lesions.append(found_lesion_rows(lesion_case, found))
+        add_lesions(lesion_case, thresholds, doubts)
+    times = pd.DataFrame(time_rows(data))
+    every = pd.concat(found_lesions, ignore_index=True)
+    selective = {name: doubt.selective() for name, doubt in doubts.items()} | found_selective(every)
+    scores = {name: doubt.scores() for name, doubt in doubts.items()}
+    curves = {name: equal_width_curve(doubt.counts, resamples=500) for name, doubt in doubts.items()}
+    pictures["reliability.svg"] = reliability_figure(curves, scores)
+    for name in UNCERTAINTIES:
+        chosen = {title: found[name] for title, found in selective.items()}
+        pictures[f"risk-coverage-{name}.svg"] = risk_coverage_figure(chosen)
+    results = Results(
+        vessels, few, discs, circles, foveas, tally, thresholds, pd.DataFrame(lesions), every, scores,
+        selective, temperature, times,
+    )  # fmt: skip
+    return results, pictures
+
+
+def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
+    """Found lesions of all kinds, whose error is to touch no true one of their kind, by their two doubts."""
+    groups, false = found.photograph.tolist(), ~found.real.to_numpy(bool)
+    doubts = {"probability": 1 - found.probability, "spread": found.spread}
+    return {
+        "found lesions": {
+            name: risk_coverage(risk_table(doubt.to_numpy(), false, groups), resamples=500)
+            for name, doubt in doubts.items()
+        }
+    }
+
+
+def _say(title: str, numbers: dict[str, float]) -> None:
+    print(f"{title}: {json.dumps(numbers)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with LES-AV, CHASE_DB1 and IDRiD")
+    parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
+    parser.add_argument("--vessels", type=Path, default=Path("runs/vessels/without-LES-AV/model"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help=f"keep {PAGE.name}, its tables and pictures")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    results, pictures = measure(options.data, Networks(options.runs, options.vessels, WEIGHTS))
+    text = page(results, time.perf_counter() - start)
+    print(text)
+    if options.write:
+        write_atomically(PAGE, text)
+        tables = {"artery_vein": "vessels", "disc": "discs", "landmarks": "circles", "fovea": "foveas"}
+        for name, attribute in (tables | {"lesions": "lesions", "time": "times"}).items():
+            kept = getattr(results, attribute).to_csv(index=False, float_format="%.5g", lineterminator="\n")
+            write_atomically(EVIDENCE / f"structures_{name}.csv", kept)
+        (EVIDENCE / "structures").mkdir(exist_ok=True)
+        for name, content in pictures.items():
+            write_atomically(EVIDENCE / "structures" / name, content)
+
+
+if __name__ == "__main__":
+    main()
