@@ -5,16 +5,17 @@
 Artery and vein: trained once, on the usual half of LES-AV, beginning with a vessel network that has seen no
 eye of LES-AV (`--start`, made by `benchmarks/training/vessels.py`); the other half is for scoring.
 Landmarks and lesions: three folds of IDRiD's patients, and once more on all of them: the shipped weights.
-Each round saves RUNS/NETWORK/ROUND/model; a killed run goes on where it stopped. `benchmarks/structures.py`
-scores them.
+A network with a pretraining.json beside its training.json is trained in two stages; of lesions, the second
+adds photographs of eyes without them. Each round saves RUNS/NETWORK/ROUND/model; a killed run goes on where
+it stopped. `benchmarks/structures.py` scores them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -22,19 +23,26 @@ import torch
 
 from foveal.models import Segmenter
 from foveal.scans.manifest import split_patients
-from foveal.scans.structure_datasets import StructureCase, iterate_idrid, read_les_av_kinds, sorted_files
+from foveal.scans.structure_datasets import (
+    LES_AV_TRAINING,
+    StructureCase,
+    iterate_idrid,
+    iterate_without_lesions,
+    read_les_av_kinds,
+    sorted_files,
+)
 from foveal.segmentation.structure_training import StructureSet, StructureSettings, train_structures
 
 WEIGHTS = Path(__file__).parents[2] / "src" / "foveal" / "models" / "weights"
 NETWORKS = ("artery-vein", "landmarks", "lesions")
-LES_AV_TRAINING = ("12", "15", "33", "34", "37", "42", "49", "53", "90", "111", "119")
+STAGES = ("pretraining", "training")
 FOLDS = 3
 
 
-def settings_of(network: str, **changes: object) -> StructureSettings:
-    """The settings that the weights of a network were trained with."""
-    given = json.loads((WEIGHTS / network / "training.json").read_text(encoding="utf-8"))
-    return StructureSettings.model_validate(given | changes)
+def settings_of(network: str, stage: str) -> StructureSettings | None:
+    """The settings of one stage of a network's training; None where it has no such stage."""
+    path = WEIGHTS / network / f"{stage}.json"
+    return StructureSettings.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def idrid_folds(data: Path) -> dict[str, int]:
@@ -45,11 +53,14 @@ def idrid_folds(data: Path) -> dict[str, int]:
     return {str(patient): int(fold) for patient, fold in zip(table.patient, folds, strict=True)}
 
 
-def cases_of(network: str, data: Path, structures: tuple[str, ...]) -> Iterable[StructureCase]:
-    """The photographs that a network is trained on, those of all folds."""
+def cases_of(network: str, stage: str, data: Path, structures: tuple[str, ...]) -> Iterable[StructureCase]:
+    """The photographs that a network is trained on in a stage, those of all folds."""
     if network == "artery-vein":
         return read_les_av_kinds(data / "LES-AV", structures, names=LES_AV_TRAINING)
-    return iterate_idrid(data / "IDRiD" / "segmentation", structures)
+    labelled = iterate_idrid(data / "IDRiD" / "segmentation", structures)
+    if network == "lesions" and stage == "training":
+        return chain(labelled, iterate_without_lesions(data, structures))
+    return labelled
 
 
 def rounds_of(network: str, data: Path) -> dict[str, set[str]]:
@@ -62,23 +73,27 @@ def rounds_of(network: str, data: Path) -> dict[str, set[str]]:
 
 
 def train(network: str, data: Path, runs: Path, start: Path) -> None:
-    """Train the rounds of a network that are not done."""
-    changes = {"start_from": str(start)} if network == "artery-vein" else {}
-    settings = settings_of(network, **changes)
-    rounds = {
-        name: held
-        for name, held in rounds_of(network, data).items()
-        if not (runs / network / name / "model").is_dir()
-    }
-    if not rounds:
-        return
-    prepared = StructureSet(settings, cases_of(network, data, settings.structures))
-    for name, held in rounds.items():
-        begun = time.perf_counter()
-        folder = runs / network / name
-        model = train_structures(prepared, folder=folder, hold_out=held, progress=False)
-        model.save_pretrained(folder / "model")
-        print(f"{network} {name}: {time.perf_counter() - begun:.0f} s", flush=True)
+    """Train the stages of a network, and of each its rounds, that are not done."""
+    first = {"artery-vein": start}.get(network)
+    begin = {name: first for name in rounds_of(network, data)}
+    for stage in STAGES:
+        settings = settings_of(network, stage)
+        if settings is None:
+            continue
+        folders = {
+            name: runs / network / name / ("first" if stage == "pretraining" else "") for name in begin
+        }
+        waiting = [name for name, folder in folders.items() if not (folder / "model").is_dir()]
+        prepared: StructureSet | None = None
+        for name in waiting:
+            begun = time.perf_counter()
+            prepared = prepared or StructureSet(settings, cases_of(network, stage, data, settings.structures))
+            prepared.settings = settings.replace(start_from=begin[name] and str(begin[name]))
+            held = rounds_of(network, data)[name]
+            model = train_structures(prepared, folder=folders[name], hold_out=held, progress=False)
+            model.save_pretrained(folders[name] / "model")
+            print(f"{network} {name} {stage}: {time.perf_counter() - begun:.0f} s", flush=True)
+        begin = {name: folder / "model" for name, folder in folders.items()}
 
 
 def main() -> None:

@@ -8,16 +8,32 @@ import torch
 from PIL import Image
 
 from foveal.models import Classifier, ClassifierConfig, Segmenter, SegmenterConfig
-from foveal.scans.synthetic import synthesize_eye
+from foveal.scans.structure_datasets import ARTERY_OR_VEIN, LANDMARKS
+from foveal.scans.synthetic import LESION_KINDS, synthesize_eye
 from foveal.screening import ScreenSettings
 
 
 @pytest.fixture(scope="session")
-def vessel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an untrained network at a small working diameter: all plumbing, no skill."""
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of untrained networks at a small working diameter, by the settings that take them: all
+    plumbing, no skill."""
+    classes = {
+        "vessel_model": ("vessel",),
+        "artery_vein_model": ARTERY_OR_VEIN,
+        "landmark_model": LANDMARKS,
+        "lesion_model": tuple(LESION_KINDS),
+    }
     torch.manual_seed(0)
-    config = SegmenterConfig(preprocess={"working_diameter": 96})
-    return Segmenter(config).save_pretrained(tmp_path_factory.mktemp("vessels"))
+    folders = {}
+    for name, structures in classes.items():
+        config = SegmenterConfig(
+            classes=structures,
+            encoder_settings={"widths": [24, 48, 80, 112] if name == "vessel_model" else [8, 12, 16]},
+            activation="tanh" if name == "vessel_model" else "sigmoid",
+            preprocess={"working_diameter": 96},
+        )
+        folders[name] = Segmenter(config).save_pretrained(tmp_path_factory.mktemp(name))
+    return folders
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +44,8 @@ def grader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(vessel_model: Path) -> ScreenSettings:
-    return ScreenSettings(vessel_model=vessel_model, workers=1, views=1, title="Tests & <trials>")
+def settings(small_models: dict[str, Path]) -> ScreenSettings:
+    return ScreenSettings(**small_models, workers=1, views=1, title="Tests & <trials>")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 
 def make_square() -> Callable[[int], int]:
@@ -25,8 +24,8 @@ def lost(number: int) -> int:
     return -number
 
 
-def screen_slowly(source: str, out: str, vessel_model: str) -> None:
+def screen_slowly(source: str, out: str, models: dict[str, str]) -> None:
     """Screen over two processes (for a test that kills this one)."""
     from foveal.screening import ScreenSettings, screen
 
-    screen(source, out, ScreenSettings(vessel_model=Path(vessel_model), workers=2), progress=False)
+    screen(source, out, ScreenSettings.model_validate(models | {"workers": 2}), progress=False)

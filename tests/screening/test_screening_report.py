@@ -54,14 +54,17 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(
-    tmp_path_factory: pytest.TempPathFactory, eyes: list[np.ndarray], vessel_model: Path, grader: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    eyes: list[np.ndarray],
+    small_models: dict[str, Path],
+    grader: Path,
 ) -> Path:
     folder = tmp_path_factory.mktemp("photographs")
     for name, eye in zip(("first", "second", ODD_NAME), eyes, strict=False):
         Image.fromarray(eye).save(folder / f"{name}.png")
     (folder / "<i>bad</i>.png".replace("/", "")).write_text("no picture")
     out = tmp_path_factory.mktemp("out") / "report"
-    settings = ScreenSettings(vessel_model=vessel_model, workers=1, views=1, title="Tests & <trials>")
+    settings = ScreenSettings(**small_models, workers=1, views=1, title="Tests & <trials>")
     assert screen(folder, out, settings, model=grader, progress=False).exit_code == 1
     return out
 
@@ -116,8 +119,12 @@ def test_pages_lead_through_all_photographs_in_order(report: Path):
 def test_a_page_shows_all_overlays_and_the_place_in_the_cohort(report: Path):
     page = Page(report / "scans" / "first.html")
     layers = {name for name in page.ids if name.startswith("layer-")}
-    expected = ("outline", "fill", "widths", "nodes", "angles", "probability", "doubt", "relevance", "field")
-    assert layers == {f"layer-{name}" for name in expected}
+    expected = {
+        "kinds", "outline", "fill", "widths", "nodes", "angles", "probability", "lesions", "doubt",
+        "kind_doubt", "landmark_doubt", "lesion_doubt", "relevance", "field",
+    }  # fmt: skip
+    # An untrained network may find no landmark to show.
+    assert layers - {"layer-landmarks"} == {f"layer-{name}" for name in expected}
     assert "Image quality" in page.text
     assert "Vessel density" in page.text
 
@@ -133,7 +140,7 @@ def test_a_report_of_one_photograph_says_that_there_is_nothing_to_compare(
 def test_biomarkers_stand_in_families_and_the_missing_ones_below_with_their_reason(report: Path):
     text = Page(report / "scans" / "first.html").text
     titles = ["Extent", "Calibre", "Tortuosity", "Branching", "Fractal geometry", "Sparsity"]
-    places = [text.index(f"{title} Measure Value") for title in [*titles, "Position and image"]]
+    places = [text.index(f"{title} Measure All Arteries Veins") for title in [*titles, "Position and image"]]
     assert places == sorted(places)
     assert text.index("Not measured") > places[-1]
     assert "the scan does not say how large a pixel is" in text[text.index("Not measured") :]

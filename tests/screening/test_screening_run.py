@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from foveal.files import file_sha256
+from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import ScreenSettings, screen
 
 PARTIAL = "**/.foveal-*.partial"
@@ -32,8 +33,55 @@ def test_each_photograph_gets_its_maps_at_the_original_size(
         assert vessels.size == mask.size == (256, 256)
         assert (vessels.mode, mask.mode) == ("I;16", "L")
         probability = np.asarray(vessels).astype(np.float64) / 65535
-        assert set(np.unique(np.asarray(mask))) <= {0, 3}
-        np.testing.assert_array_equal(np.asarray(mask) == 3, probability >= round(0.5 * 65535) / 65535)
+        kinds = np.asarray(mask)
+        assert set(np.unique(kinds)) <= {0, 1, 2, 3}
+        np.testing.assert_array_equal(kinds > 0, probability >= round(0.5 * 65535) / 65535)
+        artery = np.asarray(Image.open(tmp_path / "report" / "arteries" / f"{name}.png"))
+        assert not artery[probability < 0.1].any()
+        structures = np.asarray(Image.open(tmp_path / "report" / "structures" / f"{name}.png"))
+        assert structures.shape == kinds.shape
+        assert structures.max() <= 5
+
+
+def test_dicom_is_written_when_asked_for_and_removed_with_its_photograph(
+    source: Path, tmp_path: Path, settings: ScreenSettings
+):
+    report, wanted = tmp_path / "report", settings.replace(dicom=True)
+    screen(source, report, wanted, progress=False)
+    files = sorted(path.name for path in (report / "dicom" / "a").iterdir())
+    assert files == ["measurements.dcm", "photograph.dcm", "segmentation.dcm"]
+    record = json.loads((report / "scans" / "a.json").read_text(encoding="utf-8"))
+    assert {f"dicom/a/{name}" for name in files} <= set(record["outputs"])
+    segments = pydicom.dcmread(report / "dicom" / "a" / "segmentation.dcm").SegmentSequence
+    assert "Optic disc" in {segment.SegmentLabel for segment in segments}
+    (report / "dicom" / "a" / "measurements.dcm").unlink()
+    (source / "b.png").write_text("no picture any more", encoding="utf-8")
+    summary = screen(source, report, wanted, progress=False)
+    assert (summary.screened, summary.resumed, len(summary.failures)) == (1, 1, 1)
+    assert not (report / "dicom" / "b").exists()
+
+
+def test_a_network_of_other_structures_is_refused(
+    source: Path, tmp_path: Path, settings: ScreenSettings, small_models: dict[str, Path]
+):
+    wrong = settings.replace(lesion_model=small_models["landmark_model"])
+    summary = screen(source, tmp_path / "report", wrong, progress=False)
+    assert summary.exit_code == 2
+    assert "is no model of lesions: it segments disc, fovea; wanted: microaneurysms" in (summary.error or "")
+
+
+def test_a_stated_side_that_the_photograph_contradicts_is_told(tmp_path: Path):
+    eye = synthesize_eye(5, size=512, lesions=0, laterality="L")
+    Image.fromarray(eye.image).save(tmp_path / "eye.png")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,laterality\neye.png,R\n", encoding="utf-8")
+    screen(manifest, tmp_path / "report", ScreenSettings(workers=1, views=1), progress=False)
+    record = json.loads((tmp_path / "report" / "scans" / "eye.json").read_text(encoding="utf-8"))
+    values = record["values"]
+    assert (values["laterality"], values["laterality_found"]) == ("R", "L")
+    assert "states a right eye, but the photograph looks like a left eye" in record["notes"][0]
+    disc = np.hypot(values["disc_row"] - eye.disc.center[0], values["disc_column"] - eye.disc.center[1])
+    assert disc < 0.5 * eye.disc.radius
 
 
 def test_a_folder_with_bad_files_is_screened_and_the_bad_ones_are_named(
@@ -144,13 +192,14 @@ def test_other_settings_screen_again_and_another_title_does_not(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 def test_a_killed_run_leaves_whole_files_and_is_resumed(
-    tmp_path: Path, vessel_model: Path, eyes: list[np.ndarray]
+    tmp_path: Path, small_models: dict[str, Path], eyes: list[np.ndarray]
 ):
     folder, report = tmp_path / "photographs", tmp_path / "report"
     folder.mkdir()
     for index in range(24):
         Image.fromarray(np.roll(eyes[0], index, axis=1)).save(folder / f"{index:02}.png")
-    arguments = ", ".join(repr(str(path)) for path in (folder, report, vessel_model))
+    models = {name: str(path) for name, path in small_models.items()}
+    arguments = f"{str(folder)!r}, {str(report)!r}, {models!r}"
     code = f"import screening_parts\nif __name__ == '__main__': screening_parts.screen_slowly({arguments})"
     search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
@@ -176,7 +225,7 @@ def test_a_killed_run_leaves_whole_files_and_is_resumed(
         record = json.loads((report / "scans" / f"{name}.json").read_text(encoding="utf-8"))
         assert all((report / path).stat().st_size == size for path, size in record["outputs"].items())
 
-    settings = ScreenSettings(vessel_model=vessel_model, workers=1)
+    settings = ScreenSettings(**small_models, workers=1)
     summary = screen(folder, report, settings, progress=False)
 
     assert (summary.resumed, summary.screened) == (len(finished), 24 - len(finished))

@@ -16,7 +16,7 @@ def make_record(name: str, **values: str | int | float | None) -> Record:
     return Record(
         name=name,
         input_sha256="0",
-        provenance=Provenance(foveal="1", settings="s", vessel_weights="w"),
+        provenance=Provenance(foveal="1", settings="s", weights={"vessels": "w"}),
         software={},
         values={"name": name, **values},
         reasons=[],

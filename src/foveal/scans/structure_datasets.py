@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from foveal.scans.reading import read_scan
@@ -18,6 +19,7 @@ ARTERY_OR_VEIN = (
 )  # artery (True) or vein (False); valid on vessels of one known kind alone
 IDRID_CODES = {"microaneurysms": "MA", "haemorrhages": "HE", "hard_exudates": "EX", "soft_exudates": "SE"}
 LANDMARKS = ("disc", "fovea")
+LES_AV_TRAINING = ("12", "15", "33", "34", "37", "42", "49", "53", "90", "111", "119")
 FOVEA_RADIUS = 0.6  # of the disc's: the spot that stands for the fovea
 
 
@@ -95,6 +97,31 @@ def iterate_idrid(folder: Path, structures: tuple[str, ...]) -> Iterator[Structu
                 with Image.open(file) as picture:
                     masks[number] = np.asarray(picture) > 0
         yield StructureCase(path.stem, "IDRiD", f"IDRiD/{path.stem}", image, masks, valid)
+
+
+def iterate_without_lesions(data: Path, lesions: tuple[str, ...]) -> Iterator[StructureCase]:
+    """Photographs in which no lesion of diabetic retinopathy is to be found: all masks are empty.
+
+    They are IDRiD's of grade 0, CHASE_DB1's of children, and the training half of LES-AV's of healthy eyes
+    and eyes with glaucoma; the last two were not graded for lesions.
+
+    Args:
+        data: folder that holds `IDRiD/grading`, `CHASE_DB1` and `LES-AV`.
+        lesions: kinds of lesions, one mask each.
+
+    Raises:
+        FileNotFoundError: a data set is missing.
+    """
+    grading = data / "IDRiD" / "grading"
+    grades = pd.read_csv(grading / "labels.csv").set_index("image_name").retinopathy_grade
+    paths = [p for p in sorted_files(grading / "images", "*.jpg") if grades[p.stem] == 0]
+    paths += sorted_files(data / "CHASE_DB1" / "images", "*.jpg")
+    paths += [data / "LES-AV" / "images" / f"{name}.png" for name in LES_AV_TRAINING]
+    for path in paths:
+        image = read_scan(path).image
+        masks = np.zeros((len(lesions), *image.shape[:2]), bool)
+        dataset = path.parents[1].name if path.parents[1] != grading else "IDRiD-grading"
+        yield StructureCase(path.stem, dataset, f"{dataset}/{path.stem}", image, masks, ~masks)
 
 
 def synthetic_eyes(count: int, *, seed: int, size: int = 1024) -> Iterator[SyntheticEye]:
