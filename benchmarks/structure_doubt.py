@@ -70,9 +70,10 @@ def add_vessels(case: VesselCase, pixels: Doubt, segments: Doubt) -> None:
     region = case.known & (case.vessels >= FOUND)
     truth = case.index == ARTERY
     pixels.add(case.artery[region], case.spread[region], truth[region], group=group)
-    judged, artery, length = true_kinds(case.graph, case.index)
-    spread = sum_by_path(case.spread[on_grid(case.graph)].astype(float), case.graph.offsets) / length
-    probability = (1 + case.found.scores) / 2
+    graph = case.graphs["graph"]
+    judged, artery, length = true_kinds(graph, case.index)
+    spread = sum_by_path(case.spread[on_grid(graph)].astype(float), graph.offsets) / length
+    probability = (1 + case.separated["graph"].scores) / 2
     segments.add(probability[judged], spread[judged], artery[judged], group=group)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from foveal.scans.field_of_view import find_field_of_view
-from structure_scores import ARTERY, FOUND, VEIN, VesselCase, consistent
+from structure_scores import ARTERY, FOUND, VEIN, VesselCase
 
 SIDE = 560  # of each panel, pixels
 RED, BLUE, BOTH, MISSED = (214, 40, 40), (38, 84, 200), (150, 60, 170), (250, 200, 40)
@@ -27,7 +27,7 @@ def vessel_picture(case: VesselCase) -> bytes:
     for value, colour in ((ARTERY, RED), (VEIN, BLUE), (3, BOTH)):
         truth[case.index == value] = colour
     found = paper.copy()
-    answer = consistent(case.found, case.artery > 0.5)
+    answer = case.answers["graph"]
     vessels = case.vessels >= FOUND
     found[vessels & answer], found[vessels & ~answer] = RED, BLUE
     wrong = vessels & case.known & (answer != (case.index == ARTERY))

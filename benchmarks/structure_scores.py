@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from foveal.measurement.artery_vein import ArteryVein, separate_arteries_and_vei
 from foveal.measurement.eye import Eye
 from foveal.measurement.graph import VesselGraph, vessel_graph
 from foveal.measurement.landmark_finding import FoundLandmarks, find_landmarks
-from foveal.measurement.landmarks import Disc, disc_of_mask
+from foveal.measurement.landmarks import NOTHING_KNOWN, Disc, disc_of_mask
 from foveal.measurement.optic_disc import find_disc
 from foveal.measurement.simplification import sum_by_path
 from foveal.metrics.segmentation import binary_counts, overlap_scores
@@ -42,9 +42,9 @@ class VesselCase:
         vessels: (H, W) float32 probability of a vessel, by a network that has seen no eye of LES-AV.
         artery: (H, W) float32 probability that a vessel is an artery.
         spread: (H, W) float32, its standard deviation over mirrored views.
-        found: the vessels found, made consistent along their graph.
-        graph: of the vessels found.
-        given: the same for the true vessels.
+        graphs: the vessels found ("graph") and the true ones ("true_mask"), outside the disc and, with
+            "_whole", also within it.
+        separated: the same, made consistent along each graph.
     """
 
     name: str
@@ -53,9 +53,8 @@ class VesselCase:
     vessels: np.ndarray
     artery: np.ndarray
     spread: np.ndarray
-    found: ArteryVein
-    graph: VesselGraph
-    given: ArteryVein
+    graphs: Mapping[str, VesselGraph]
+    separated: Mapping[str, ArteryVein]
 
     @property
     def known(self) -> np.ndarray:
@@ -64,12 +63,10 @@ class VesselCase:
 
     @property
     def answers(self) -> dict[str, np.ndarray]:
-        """(H, W) bool artery or not, of the three ways to tell."""
+        """(H, W) bool artery or not, by the network alone and along each graph."""
         alone = self.artery > 0.5
-        return {
-            "network": alone,
-            "graph": consistent(self.found, alone),
-            "true_mask": consistent(self.given, alone),
+        return {"network": alone} | {
+            name: consistent(separated, alone) for name, separated in self.separated.items()
         }
 
 
@@ -94,15 +91,15 @@ def vessel_cases(data: Path, networks: Networks, *, training: bool, views: int =
         maps = networks.shipped("artery-vein", views=views).structures(name, image, field)
         artery = maps["artery_or_vein"]
         landmarks = landmarks_of(networks, name, image, vessels >= FOUND).landmarks
-        separated = []
-        for mask in (vessels >= FOUND, (index > 0) & field.mask):
-            layer = Eye(field, mask, landmarks=landmarks).layers["vessel"]
-            separated.append(separate_arteries_and_veins(layer.mask, layer.tree, artery, 1 - artery))
-            if len(separated) == 1:
-                graph = layer.graph
-        yield VesselCase(
-            path.stem, image, index, vessels, artery, maps.spread(), separated[0], graph, separated[1]
-        )
+        graphs, separated = {}, {}
+        for mask, way in ((vessels >= FOUND, "graph"), ((index > 0) & field.mask, "true_mask")):
+            for known, suffix in ((landmarks, ""), (NOTHING_KNOWN, "_whole")):
+                layer = Eye(field, mask, landmarks=known).layers["vessel"]
+                graphs[way + suffix] = layer.graph
+                separated[way + suffix] = separate_arteries_and_veins(
+                    layer.mask, layer.tree, artery, 1 - artery
+                )
+        yield VesselCase(path.stem, image, index, vessels, artery, maps.spread(), graphs, separated)
 
 
 def landmarks_of(networks: Networks, name: str, image: np.ndarray, vessels: np.ndarray) -> FoundLandmarks:
