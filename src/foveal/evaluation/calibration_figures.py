@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from foveal.evaluation.cohort_figures import _INK, _LINE, _SOFT, _STYLE, COLOURS, _svg, _wrapped
 from foveal.evaluation.cohort_text import estimate
+from foveal.evaluation.figure_style import COLOURS, INK, LINE, SOFT, STYLE, figure_svg, wrapped
 from foveal.metrics.calibration import CalibrationScores, ReliabilityCurve
 from foveal.metrics.selective import RiskCoverage
 
@@ -40,7 +40,7 @@ def reliability_figure(
             f"scores are of {sorted(scores)} and curves of {sorted(curves)}: the same are wanted"
         )
     columns, rows = min(COLUMNS, len(curves)), -(-len(curves) // COLUMNS)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * columns + 0.3, 4.3 * rows), layout="constrained")
         axes = figure.subplots(
             2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3.2, 1] * rows}
@@ -59,7 +59,7 @@ def reliability_figure(
                 histograms[place].tick_params(axis="x", labelbottom=True)
         for axis in (*diagrams[len(curves) :], *histograms[len(curves) :]):
             axis.set_axis_off()
-        return _svg(figure)
+        return figure_svg(figure)
 
 
 def risk_coverage_figure(results: Mapping[str, RiskCoverage], *, risk: str = "error rate") -> bytes:
@@ -76,7 +76,7 @@ def risk_coverage_figure(results: Mapping[str, RiskCoverage], *, risk: str = "er
     """
     _check_any(results, "results")
     columns, rows = min(COLUMNS, len(results)), -(-len(results) // COLUMNS)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * columns + 0.3, 3.1 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for place, (title, result) in enumerate(results.items()):
@@ -89,11 +89,11 @@ def risk_coverage_figure(results: Mapping[str, RiskCoverage], *, risk: str = "er
                 axes[place].set_xlabel("coverage: share that is kept")
         for axis in axes[len(results) :]:
             axis.set_axis_off()
-        return _svg(figure)
+        return figure_svg(figure)
 
 
 def _diagram(axis: "Axes", curve: ReliabilityCurve, colour: str) -> None:
-    axis.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axis.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     there = curve.count > 0
     probability, frequency = (
         np.compress(there, band, axis=1) for band in (curve.probability, curve.frequency)
@@ -104,7 +104,7 @@ def _diagram(axis: "Axes", curve: ReliabilityCurve, colour: str) -> None:
     axis.set_ylim(0, 1)
     axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    axis.grid(color=_LINE, linewidth=0.6)
+    axis.grid(color=LINE, linewidth=0.6)
     axis.set_axisbelow(True)
 
 
@@ -124,25 +124,25 @@ def _histogram(axis: "Axes", curve: ReliabilityCurve, colour: str) -> None:
 def _risk_panel(axis: "Axes", result: RiskCoverage, colour: str) -> None:
     x, base = result.coverage, result.base_risk.value
     label = f"random {base:.3g}"
-    axis.plot([0, 1], [base, base], color=_SOFT, linewidth=1.1, linestyle=(0, (4, 3)), label=label)
+    axis.plot([0, 1], [base, base], color=SOFT, linewidth=1.1, linestyle=(0, (4, 3)), label=label)
     axis.fill_between(x, result.risk.low, result.risk.high, color=colour, alpha=0.2, linewidth=0)
     label = f"uncertainty {estimate(*result.aurc)}"
     axis.plot(x, result.risk.value, color=colour, linewidth=1.7, label=label)
     label = f"ideal {result.ideal_aurc.value:.3g}"
-    axis.plot(x, result.ideal, color=_INK, linewidth=1.1, linestyle=(0, (1, 1.5)), label=label)
+    axis.plot(x, result.ideal, color=INK, linewidth=1.1, linestyle=(0, (1, 1.5)), label=label)
     highest = max(float(np.nanmax([*result.risk.value, *result.risk.high])), base)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1.75 * highest if highest > 0 else 1)  # the legend stands above the curves
     axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axis.locator_params(axis="y", nbins=5)
-    axis.grid(color=_LINE, linewidth=0.6)
+    axis.grid(color=LINE, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.legend(title="area under the curve", loc="upper left", fontsize=7, title_fontsize=7, frameon=False)
 
 
 def _title(axis: "Axes", title: str, caption: str) -> None:
-    axis.set_title(f"{_wrapped(title, 32)}\n", fontsize=9, fontweight="bold", loc="left")
-    axis.text(0, 1.03, caption, transform=axis.transAxes, fontsize=7.5, color=_SOFT)
+    axis.set_title(f"{wrapped(title, 32)}\n", fontsize=9, fontweight="bold", loc="left")
+    axis.text(0, 1.03, caption, transform=axis.transAxes, fontsize=7.5, color=SOFT)
 
 
 def _calibration_caption(scores: CalibrationScores) -> str:

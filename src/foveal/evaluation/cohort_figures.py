@@ -1,9 +1,7 @@
 """Figures of a comparison: box plots with the value of every patient, and a forest plot of the effects."""
 
-import io
-import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -13,31 +11,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from foveal.evaluation.cohort import Comparison
 from foveal.evaluation.cohort_columns import Measure
 from foveal.evaluation.cohort_text import estimate, p_value
+from foveal.evaluation.figure_style import COLOURS, LINE, SOFT, STYLE, figure_svg, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart with any colour vision; the reference is the quiet grey.
-COLOURS = ("#6b7683", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f")
-_INK, _SOFT, _LINE = "#17212b", "#5a6773", "#d9dfe5"
-_STYLE: dict[Any, Any] = {
-    "font.size": 8.5,
-    "font.family": "sans-serif",
-    "text.color": _INK,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "axes.unicode_minus": True,
-    "text.parse_math": False,  # a group may be called "$a$"
-    "svg.hashsalt": "foveal",  # same results, same bytes
-}
 COLUMNS, ROWS = 4, 3
 MOST_EFFECTS = 40
 """Most biomarkers in the forest plot: the strongest ones."""
@@ -54,7 +33,7 @@ def box_plot_sheets(comparison: Comparison) -> Iterator[bytes]:
 
 def _sheet(comparison: Comparison, measures: Sequence[Measure]) -> bytes:
     rows = -(-len(measures) // COLUMNS)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.75 * rows), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1))
         axes = figure.subplots(rows, COLUMNS, squeeze=False)
         raster = len(measures) * len(comparison.cohort.groups) > _RASTER_FROM
@@ -62,7 +41,7 @@ def _sheet(comparison: Comparison, measures: Sequence[Measure]) -> bytes:
             _box_plot(axis, comparison, measure, raster=raster)
         for axis in axes.flat[len(measures) :]:
             axis.set_axis_off()
-        return _svg(figure)
+        return figure_svg(figure)
 
 
 def _box_plot(axis: "Axes", comparison: Comparison, measure: Measure, *, raster: bool) -> None:
@@ -94,15 +73,15 @@ def _box_plot(axis: "Axes", comparison: Comparison, measure: Measure, *, raster:
             zorder=3,
             rasterized=raster,
         )
-    labels = [_wrapped(group, 14) for group in cohort.order]
+    labels = [wrapped(group, 14) for group in cohort.order]
     many = len(labels) > 4
     axis.set_xticks(range(len(labels)), labels, rotation=45 if many else 0, ha="right" if many else "center")
     axis.set_xlim(-0.6, len(labels) - 0.4)
-    axis.grid(axis="y", color=_LINE, linewidth=0.6)
+    axis.grid(axis="y", color=LINE, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.locator_params(axis="y", nbins=5)
-    axis.set_title(f"{_wrapped(measure.heading, 32)}\n", fontsize=9, fontweight="bold", loc="left")
-    axis.text(0, 1.03, _caption(comparison, measure), transform=axis.transAxes, fontsize=7.5, color=_SOFT)
+    axis.set_title(f"{wrapped(measure.heading, 32)}\n", fontsize=9, fontweight="bold", loc="left")
+    axis.text(0, 1.03, _caption(comparison, measure), transform=axis.transAxes, fontsize=7.5, color=SOFT)
 
 
 def _caption(comparison: Comparison, measure: Measure) -> str:
@@ -136,7 +115,7 @@ def forest_plot(comparison: Comparison) -> bytes:
     measures = [measure for measure in comparison.cohort.measures if measure.name in shown]
     measures.sort(key=lambda measure: first.get(measure.name, 0.0))
     reach = _reach(tested[tested.biomarker.isin(shown)])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         longest = max((len(measure.heading) for measure in measures), default=0)
         figure = Figure(
             figsize=(0.068 * longest + max(3.6, 2.8 * len(groups)), 1.2 + 0.27 * max(len(measures), 3)),
@@ -146,19 +125,19 @@ def forest_plot(comparison: Comparison) -> bytes:
         for place, (panel, group) in enumerate(zip(panels, groups, strict=True), start=1):
             rows = tested[tested.group == group].set_index("biomarker")
             _forest_panel(panel, rows, measures, COLOURS[place % len(COLOURS)], reach)
-            title = _wrapped(f"{group} against {comparison.cohort.order[0]}", 34, lines=3)
+            title = wrapped(f"{group} against {comparison.cohort.order[0]}", 34, lines=3)
             panel.set_title(title, fontsize=9, fontweight="bold")
-            panel.set_xlabel(_wrapped(f"Hedges' g (right: higher in {group})", 38, lines=3))
+            panel.set_xlabel(wrapped(f"Hedges' g (right: higher in {group})", 38, lines=3))
         panels[0].set_yticks(range(len(measures)), [measure.heading for measure in measures])
         panels[0].set_ylim(-0.6, len(measures) - 0.4)
-        return _svg(figure)
+        return figure_svg(figure)
 
 
 def _forest_panel(
     panel: "Axes", rows: "pd.DataFrame", measures: Sequence[Measure], colour: str, reach: float
 ) -> None:
-    panel.axvline(0, color=_SOFT, linewidth=0.9)
-    panel.grid(axis="x", color=_LINE, linewidth=0.6)
+    panel.axvline(0, color=SOFT, linewidth=0.9)
+    panel.grid(axis="x", color=LINE, linewidth=0.6)
     panel.set_axisbelow(True)
     panel.tick_params(axis="y", length=0)
     panel.spines["left"].set_visible(False)
@@ -185,13 +164,3 @@ def _reach(rows: "pd.DataFrame") -> float:
     ends = rows[["hedges_g", "hedges_g_low", "hedges_g_high"]].to_numpy(float)
     ends = np.abs(ends[np.isfinite(ends)])
     return 1.08 * max(0.5, float(ends.max(initial=0.0)))
-
-
-def _wrapped(text: str, width: int, *, lines: int = 2) -> str:
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white", dpi=200)
-    return buffer.getvalue()

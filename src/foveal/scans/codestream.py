@@ -11,7 +11,7 @@ JPEG_2000_START = b"\xff\x4f\xff\x51"
 END = b"\xff\xd9"
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+def codestream_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield (marker, offset of the marker) of a JPEG up to its first scan."""
     offset = 2
     while offset + 4 <= len(data) and data[offset] == 0xFF:
@@ -33,7 +33,7 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
         fields = data[start + 8 : start + 24]
         right, bottom, left, top = (int.from_bytes(fields[i : i + 4]) for i in range(0, 16, 4))
         return right - left, bottom - top
-    for marker, offset in _segments(data):
+    for marker, offset in codestream_segments(data):
         if marker in START_OF_FRAME:
             height, width = (int.from_bytes(data[offset + i : offset + i + 2]) for i in (5, 7))
             return width, height
@@ -52,7 +52,7 @@ def header_fault(data: bytes, *, samples: int, most_bits: int) -> str | None:
         What was found and what is allowed; None for a header with each segment where the last one ends, one
         frame header that fits, and one scan after it.
     """
-    segments = list(_segments(data))
+    segments = list(codestream_segments(data))
     if data[:2] != b"\xff\xd8" or not segments or segments[-1][0] != START_OF_SCAN:
         return "its segments do not lead from its start to a scan"
     unknown = [marker for marker, _ in segments if marker < 0xC0 or marker in WITHOUT_LENGTH]
@@ -84,5 +84,5 @@ def codestream_is_complete(data: bytes) -> bool:
     """
     if JPEG_2000_START in data[:4096]:
         return data.rstrip(b"\0").endswith(END)
-    start = next((offset for marker, offset in _segments(data) if marker == START_OF_SCAN), None)
+    start = next((offset for marker, offset in codestream_segments(data) if marker == START_OF_SCAN), None)
     return start is not None and data.find(END, start) >= 0

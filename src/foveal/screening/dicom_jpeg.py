@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
-from foveal.scans.codestream import END, _segments
+from foveal.scans.codestream import END, codestream_segments
 from foveal.scans.pixels import to_rgb
 
 START = b"\xff\xd8"
@@ -49,7 +49,7 @@ def jpeg_frame(data: bytes, image: np.ndarray) -> JpegFrame | None:
 
 
 def _without_metadata(data: bytes) -> JpegFrame | None:
-    segments = list(_segments(data))
+    segments = list(codestream_segments(data))
     headers = [offset for marker, offset in segments if marker == BASELINE]
     if len(headers) != 1 or segments[-1][0] != START_OF_SCAN:
         return None
