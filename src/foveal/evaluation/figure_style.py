@@ -29,7 +29,7 @@ STYLE: dict[Any, Any] = {
 
 
 def wrapped(text: str, width: int, *, lines: int = 2) -> str:
-    """Text broken into lines of a width in characters, the last one ended by dots where there are too many."""
+    """Text broken into lines of a width in characters; the last ends in dots where there are too many."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text
 
 
