@@ -47,7 +47,7 @@ def separate_arteries_and_veins(
 
     Args:
         vessels: (H, W) bool.
-        tree: rooted graph of the vessels (of those outside the disc, where it is known).
+        tree: rooted graph of the vessels; best of all of them, those within the optic disc too.
         artery: (H, W) probability of an artery, 0 to 1.
         vein: (H, W) probability of a vein, 0 to 1.
 
