@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 LESION_VIEWS = 2
 """Mirror images over which lesions are averaged: their network sees most pixels, and costs most."""
 
+LESION_TILE = 1536
+"""Largest square, pixels, that the network of lesions sees at once: all of its working frame, since tiles that
+overlap would cost it half as much again."""
+
 STRUCTURE_LEVELS = {
     "disc": 1,
     "microaneurysms": 2,
@@ -162,7 +166,7 @@ def look_for_lesions(
     from foveal.measurement.lesions import find_lesions
     from foveal.segmentation.inference import segment_structures
 
-    maps = segment_structures(networks.lesions, image, field, views=LESION_VIEWS)
+    maps = segment_structures(networks.lesions, image, field, views=LESION_VIEWS, tile=LESION_TILE)
     thresholds = {name: networks.lesions.config.threshold(name) for name in maps.names}
     found = find_lesions(maps.probability, maps.names, field, thresholds=thresholds, exclude=disc)
     return LesionsAndDoubt(found, maps.spread())
