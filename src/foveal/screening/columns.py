@@ -337,7 +337,7 @@ def index_columns() -> list[str]:
         "vessel_calibre_field",
         "vessel_tortuosity_distance_weighted",
         "vessel_fractal_dimension",
-        "vessel_endpoints",
+        "avr_knudtson",
         "vessel_branch_points",
         "microaneurysms_count",
         "haemorrhages_count",
