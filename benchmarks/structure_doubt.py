@@ -20,7 +20,7 @@ from foveal.metrics.calibration import (
 from foveal.metrics.recalibration import scaled_probability
 from foveal.metrics.selective import RiskCounts, RiskCoverage, risk_coverage
 from structure_lesion_scores import KINDS, LesionCase, is_real
-from structure_scores import ARTERY, FOUND, VesselCase, on_grid, true_kinds
+from structure_scores import ARTERY, FOUND, DiscCase, VesselCase, on_grid, true_kinds
 
 RESAMPLES = 500
 STEP = 4  # every so many rows and columns of IDRiD's photographs are looked at: they have 12 megapixels
@@ -84,6 +84,14 @@ def temperature_of(cases: Iterable[VesselCase]) -> float:
         region = case.known & (case.vessels >= FOUND)
         counts.add(case.artery[region], (case.index == ARTERY)[region], group=case.name)
     return fit_temperature(counts)
+
+
+def add_disc(case: DiscCase, pixels: Doubt) -> None:
+    """Every fourth row and column of the field."""
+    region = case.maps.field.mask[::STEP, ::STEP]
+    layers = (case.maps["disc"], case.maps.spread("disc"), case.truth)
+    p, s, y = (layer[::STEP, ::STEP][region] for layer in layers)
+    pixels.add(p, s, y, group=case.patient)
 
 
 def add_lesions(case: LesionCase, thresholds: Mapping[str, float], pixels: Mapping[str, Doubt]) -> None:

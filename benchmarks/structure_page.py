@@ -32,9 +32,9 @@ CSV = "structures_{}.csv"
 WAYS = {
     "network": "network alone",
     "graph": "graph, as screened",
-    "graph_whole": "graph, also in the disc",
-    "true_mask": "true vessels, as screened",
-    "true_mask_whole": "true vessels, also in the disc",
+    "graph_cut": "graph, disc cut out",
+    "true_mask": "true vessels given",
+    "true_mask_cut": "the same, disc cut out",
 }
 MEASURES = {
     "pixels": "all true vessel pixels",
@@ -117,7 +117,7 @@ def vessel_section(results: Results) -> list[str]:
         [title, *(_mean(vessels[f"{measure}_{way}"]) for way in WAYS), _mean(few[f"{measure}_graph"])]
         for measure, title in MEASURES.items()
     ]
-    told = ("network", "graph", "graph_whole")
+    told = ("network", "graph", "true_mask")
     columns = [f"{measure}_{way}" for measure in ("pixels", "segments") for way in told]
     eyes = [
         [row.photograph, str(row.segments), f"{row.found_share:.3f}", *(f"{row[c]:.3f}" for c in columns)]
@@ -129,8 +129,8 @@ def vessel_section(results: Results) -> list[str]:
         "## Arteries and veins",
         f"{len(vessels)} eyes of LES-AV, one a patient. Vessels are those of a network that has seen no eye "
         "of LES-AV, at a probability of one half; kinds are those of the shipped network, averaged over "
-        "four mirror images, alone and made consistent along the graph of the found vessels: of those "
-        "outside the found disc, as a screening run does it, and of all. Pixels are those of one known "
+        "four mirror images, alone and made consistent along the graph of the found vessels: of all, "
+        "as a screening run does it, and of those outside the found disc. Pixels are those of one known "
         "kind; a segment, between two nodes of the graph of the true vessels, counts if 10 pixels or more "
         'of its centre line are of known kind and 80 % of these of one. "True vessels given" puts the '
         "published vessel mask in place of the found one, as papers that classify vessels often do: it is "

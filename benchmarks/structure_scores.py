@@ -21,6 +21,7 @@ from foveal.metrics.segmentation import binary_counts, overlap_scores
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
 from foveal.scans.structure_datasets import iterate_idrid, sorted_files, synthetic_eyes
+from foveal.segmentation.inference import StructureMaps
 from perturbations import DISCS, LEFT_OF_LES_AV
 from structure_maps import Networks
 from training.structures import LES_AV_TRAINING, idrid_folds
@@ -42,8 +43,8 @@ class VesselCase:
         vessels: (H, W) float32 probability of a vessel, by a network that has seen no eye of LES-AV.
         artery: (H, W) float32 probability that a vessel is an artery.
         spread: (H, W) float32, its standard deviation over mirrored views.
-        graphs: the vessels found ("graph") and the true ones ("true_mask"), outside the disc and, with
-            "_whole", also within it.
+        graphs: the vessels found ("graph") and the true ones ("true_mask"); with "_cut" those outside the
+            found disc only.
         separated: the same, made consistent along each graph.
     """
 
@@ -93,7 +94,7 @@ def vessel_cases(data: Path, networks: Networks, *, training: bool, views: int =
         landmarks = landmarks_of(networks, name, image, vessels >= FOUND).landmarks
         graphs, separated = {}, {}
         for mask, way in ((vessels >= FOUND, "graph"), ((index > 0) & field.mask, "true_mask")):
-            for known, suffix in ((landmarks, ""), (NOTHING_KNOWN, "_whole")):
+            for known, suffix in ((NOTHING_KNOWN, ""), (landmarks, "_cut")):
                 layer = Eye(field, mask, landmarks=known).layers["vessel"]
                 graphs[way + suffix] = layer.graph
                 separated[way + suffix] = separate_arteries_and_veins(
@@ -158,25 +159,40 @@ def _weighted_balanced(answer: np.ndarray, truth: np.ndarray, weights: np.ndarra
     )
 
 
-def disc_rows(data: Path, networks: Networks) -> Iterator[dict[str, object]]:
+@dataclass(frozen=True)
+class DiscCase:
+    """One photograph of IDRiD: its true disc (H, W) bool, and what the network of its fold says."""
+
+    patient: str
+    fold: int
+    truth: np.ndarray
+    maps: StructureMaps
+
+
+def disc_cases(data: Path, networks: Networks) -> Iterator[DiscCase]:
     """IDRiD, each photograph by the network of the fold that left it out."""
     folds = idrid_folds(data)
     for case in iterate_idrid(data / "IDRiD" / "segmentation", ("disc",)):
-        field = find_field_of_view(case.image)
         fold = folds[case.patient]
-        maps = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
-        truth, found = case.masks[0], find_disc(maps["disc"], field)
-        true_disc = disc_of_mask(truth)
-        mask = found.mask if found else np.zeros_like(truth)
-        yield {
-            "photograph": case.patient,
-            "fold": fold,
-            "dice": overlap_scores(binary_counts(mask, truth))["dice"],
-            "dice_network": overlap_scores(binary_counts(maps["disc"] >= 0.5, truth))["dice"],
-            "center_error_radii": _error(found.disc, true_disc) if found else np.nan,
-            "radius_ratio": found.disc.radius / true_disc.radius if found else np.nan,
-            "confidence": found.confidence if found else np.nan,
-        }
+        network = networks.fold("landmarks", fold)
+        maps = network.structures(case.patient, case.image, find_field_of_view(case.image))
+        yield DiscCase(case.patient, fold, case.masks[0], maps)
+
+
+def disc_row(case: DiscCase) -> dict[str, object]:
+    """Dice and errors of one photograph's disc; a disc that was not found has a Dice of 0."""
+    probability = case.maps["disc"]
+    found, true = find_disc(probability, case.maps.field), disc_of_mask(case.truth)
+    mask = found.mask if found else np.zeros_like(case.truth)
+    return {
+        "photograph": case.patient,
+        "fold": case.fold,
+        "dice": overlap_scores(binary_counts(mask, case.truth))["dice"],
+        "dice_network": overlap_scores(binary_counts(probability >= 0.5, case.truth))["dice"],
+        "center_error_radii": _error(found.disc, true) if found else np.nan,
+        "radius_ratio": found.disc.radius / true.radius if found else np.nan,
+        "confidence": found.confidence if found else np.nan,
+    }
 
 
 def _error(found: Disc, true: Disc) -> float:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -33,9 +34,10 @@ from foveal.scans.structure_datasets import iterate_idrid
 from foveal.screening import structures as screened
 from foveal.segmentation.inference import segment_vessels
 from structure_doubt import (
-    STEP,
+    RESAMPLES,
     UNCERTAINTIES,
     Doubt,
+    add_disc,
     add_lesions,
     add_vessels,
     found_lesion_rows,
@@ -47,7 +49,8 @@ from structure_page import EVIDENCE, PAGE, page
 from structure_pictures import vessel_picture
 from structure_scores import (
     circle_rows,
-    disc_rows,
+    disc_cases,
+    disc_row,
     fovea_rows,
     sample_row,
     vessel_cases,
@@ -57,6 +60,7 @@ from training.structures import WEIGHTS, idrid_folds
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 3
+SCREENED_VIEWS = 2  # mirror images of a screening run, of arteries and veins
 WORST = 2  # eyes that are shown
 
 
@@ -65,7 +69,7 @@ class Results:
     """What was measured, section by section.
 
     Attributes:
-        vessels: a row an eye of LES-AV's test half; `vessels_screened` with the two views of a screening run.
+        vessels: a row an eye of LES-AV's test half; `vessels_screened` with the mirror images of a screening run.
         discs: a row a photograph of IDRiD.
         circles: a row a photograph of LES-AV and CHASE_DB1, and the sample.
         foveas: a row a synthetic eye.
@@ -106,18 +110,6 @@ def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
         yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
 
 
-def add_discs(data: Path, networks: Networks, doubt: Doubt) -> None:
-    """Every fourth row and column of the field of IDRiD's photographs, for the disc."""
-    folds = idrid_folds(data)
-    for case in iterate_idrid(data / "IDRiD" / "segmentation", ("disc",)):
-        field = find_field_of_view(case.image)
-        maps = networks.fold("landmarks", folds[case.patient]).structures(case.patient, case.image, field)
-        region = field.mask[::STEP, ::STEP]
-        layers = (maps["disc"], maps.spread("disc"), case.masks[0])
-        p, s, y = (layer[::STEP, ::STEP][region] for layer in layers)
-        doubt.add(p, s, y, group=case.patient)
-
-
 def time_rows(data: Path) -> Iterator[dict[str, object]]:
     """Seconds of each step of a screening run beyond reading, the least of three, on all threads."""
     names = ("vessels", "artery-vein", "landmarks", "lesions")
@@ -143,7 +135,7 @@ def time_rows(data: Path) -> Iterator[dict[str, object]]:
             _ = eye.layers["vessel"].tree  # which the biomarkers of all vessels need anyway
             timed("vessel graph", begun)
             begun = time.perf_counter()
-            screened.tell_arteries_from_veins(networks, eye, views=2)
+            screened.tell_arteries_from_veins(networks, eye, views=SCREENED_VIEWS)
             timed("arteries and veins", begun)
             begun = time.perf_counter()
             screened.look_for_lesions(networks, image, field, disc=landmarks.found.disc_mask)
@@ -153,55 +145,87 @@ def time_rows(data: Path) -> Iterator[dict[str, object]]:
             yield {"photograph": f"{width} x {height}", "step": step, "seconds": min(values)}
 
 
-def measure(data: Path, networks: Networks) -> tuple[Results, dict[str, bytes]]:
-    """Everything on the page, and its pictures by name."""
-    doubts = {
-        name: Doubt() for name in ("artery or vein, pixels", "artery or vein, segments", "disc", *KINDS)
-    }
-    rows, pictures = [], {}
+Pictures = dict[str, bytes]
+
+
+def measure_vessels(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt], Pictures]:
+    """What `Results` holds of arteries and veins, their calibration, and the worst eyes."""
+    pixels, segments, rows, cases = Doubt(), Doubt(), [], {}
     for case in vessel_cases(data, networks, training=False):
         rows.append(vessel_row(case))
-        add_vessels(case, doubts["artery or vein, pixels"], doubts["artery or vein, segments"])
+        add_vessels(case, pixels, segments)
+        cases[case.name] = case
     vessels = pd.DataFrame(rows)
-    worst = vessels.nsmallest(WORST, "pixels_graph").photograph.tolist()
-    for case in vessel_cases(data, networks, training=False):
-        if case.name in worst:
-            pictures[f"artery-vein-{case.name}.jpg"] = vessel_picture(case)
-    few = pd.DataFrame([vessel_row(case) for case in vessel_cases(data, networks, training=False, views=2)])
-    temperature = temperature_of(vessel_cases(data, networks, training=True))
+    worst = vessels.nsmallest(WORST, "pixels_graph").photograph
+    pictures = {f"artery-vein-{name}.jpg": vessel_picture(cases[name]) for name in worst}
+    few = vessel_cases(data, networks, training=False, views=SCREENED_VIEWS)
+    found = {
+        "vessels": vessels,
+        "vessels_screened": pd.DataFrame([vessel_row(case) for case in few]),
+        "temperature": temperature_of(vessel_cases(data, networks, training=True)),
+    }
     _say("arteries and veins", vessels.mean(numeric_only=True).round(4).to_dict())
+    return found, {"artery or vein, pixels": pixels, "artery or vein, segments": segments}, pictures
 
-    discs = pd.DataFrame(disc_rows(data, networks))
-    add_discs(data, networks, doubts["disc"])
-    circles = pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)])
-    foveas = pd.DataFrame(fovea_rows(networks))
-    _say("disc, Dice", discs.dice.describe().round(4).to_dict())
 
+def measure_landmarks(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt]]:
+    """What `Results` holds of disc, fovea and side, and the disc's calibration."""
+    doubt, rows = Doubt(), []
+    for case in disc_cases(data, networks):
+        rows.append(disc_row(case))
+        add_disc(case, doubt)
+    found = {
+        "discs": pd.DataFrame(rows),
+        "circles": pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)]),
+        "foveas": pd.DataFrame(fovea_rows(networks)),
+    }
+    _say("disc, Dice", found["discs"].dice.describe().round(4).to_dict())
+    return found, {"disc": doubt}
+
+
+def measure_lesions(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt]]:
+    """What `Results` holds of lesions, and the calibration of each kind."""
     tally = PixelTally()
-    for lesion_case in lesion_cases(data, networks):
-        tally.add(lesion_case)
+    for case in lesion_cases(data, networks):
+        tally.add(case)
     thresholds = {kind: round(best_threshold(tally.of(kind))[0], 3) for kind in KINDS}
     _say("thresholds", thresholds)
-    lesions, found_lesions = [], []
-    for lesion_case in lesion_cases(data, networks):
-        found = found_of(lesion_case, thresholds)
-        lesions += lesion_rows(lesion_case, found)
-        found_lesions.append(found_lesion_rows(lesion_case, found))
-        add_lesions(lesion_case, thresholds, doubts)
-    times = pd.DataFrame(time_rows(data))
-    every = pd.concat(found_lesions, ignore_index=True)
-    selective = {name: doubt.selective() for name, doubt in doubts.items()} | found_selective(every)
+    doubts, rows, singles = {kind: Doubt() for kind in KINDS}, [], []
+    for case in lesion_cases(data, networks):
+        found = found_of(case, thresholds)
+        rows += lesion_rows(case, found)
+        singles.append(found_lesion_rows(case, found))
+        add_lesions(case, thresholds, doubts)
+    every = pd.concat(singles, ignore_index=True)
+    return {
+        "tally": tally,
+        "thresholds": thresholds,
+        "lesions": pd.DataFrame(rows),
+        "found_lesions": every,
+    }, doubts
+
+
+def calibrate(doubts: Mapping[str, Doubt], found_lesions: pd.DataFrame) -> tuple[dict[str, Any], Pictures]:
+    """What `Results` holds of calibration and doubt, and their figures."""
     scores = {name: doubt.scores() for name, doubt in doubts.items()}
-    curves = {name: equal_width_curve(doubt.counts, resamples=500) for name, doubt in doubts.items()}
-    pictures["reliability.svg"] = reliability_figure(curves, scores)
+    curves = {name: equal_width_curve(doubt.counts, resamples=RESAMPLES) for name, doubt in doubts.items()}
+    selective = {name: doubt.selective() for name, doubt in doubts.items()} | found_selective(found_lesions)
+    pictures = {"reliability.svg": reliability_figure(curves, scores)}
     for name in UNCERTAINTIES:
         chosen = {title: found[name] for title, found in selective.items()}
         pictures[f"risk-coverage-{name}.svg"] = risk_coverage_figure(chosen)
-    results = Results(
-        vessels, few, discs, circles, foveas, tally, thresholds, pd.DataFrame(lesions), every, scores,
-        selective, temperature, times,
-    )  # fmt: skip
-    return results, pictures
+    return {"calibration": scores, "selective": selective}, pictures
+
+
+def measure(data: Path, networks: Networks) -> tuple[Results, Pictures]:
+    """Everything on the page, and its pictures by name."""
+    vessels, vessel_doubts, pictures = measure_vessels(data, networks)
+    landmarks, disc_doubts = measure_landmarks(data, networks)
+    lesions, lesion_doubts = measure_lesions(data, networks)
+    times = pd.DataFrame(time_rows(data))
+    calibration, figures = calibrate(vessel_doubts | disc_doubts | lesion_doubts, lesions["found_lesions"])
+    results = Results(**vessels, **landmarks, **lesions, **calibration, times=times)
+    return results, pictures | figures
 
 
 def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
@@ -210,7 +234,7 @@ def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
     doubts = {"probability": 1 - found.probability, "spread": found.spread}
     return {
         "found lesions": {
-            name: risk_coverage(risk_table(doubt.to_numpy(), false, groups), resamples=500)
+            name: risk_coverage(risk_table(doubt.to_numpy(), false, groups), resamples=RESAMPLES)
             for name, doubt in doubts.items()
         }
     }

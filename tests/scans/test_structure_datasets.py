@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.scans.structure_datasets import iterate_idrid, read_les_av_kinds, synthetic_case, synthetic_eyes
+from foveal.scans.structure_datasets import (
+    LES_AV_TRAINING,
+    iterate_idrid,
+    iterate_without_lesions,
+    read_les_av_kinds,
+    synthetic_case,
+    synthetic_eyes,
+)
 
 
 def save_photograph(path, size=(90, 120)):
@@ -62,5 +69,23 @@ def test_synthetic_case_has_the_masks_of_the_eye():
     spot = np.argwhere(case.masks[1])
     if len(spot):
         assert np.hypot(*(spot - eye.fovea).T).max() <= 0.6 * eye.disc.radius
-    with pytest.raises(ValueError, match="structure 'macula' is not known; known are artery, vein, artery_or_vein"):
+    told = "structure 'macula' is not known; known are artery, vein, artery_or_vein"
+    with pytest.raises(ValueError, match=told):
         synthetic_case(eye, "one", ("macula",))
+
+
+def test_photographs_without_lesions_have_empty_masks_that_are_to_be_trusted(tmp_path):
+    grading = tmp_path / "IDRiD" / "grading"
+    for name in ("IDRiD_001", "IDRiD_002"):
+        save_photograph(grading / "images" / f"{name}.jpg")
+    (grading / "labels.csv").write_text("image_name,retinopathy_grade\nIDRiD_001,0\nIDRiD_002,3\n")
+    save_photograph(tmp_path / "CHASE_DB1" / "images" / "Image_01L.jpg")
+    for name in LES_AV_TRAINING:
+        save_photograph(tmp_path / "LES-AV" / "images" / f"{name}.png")
+    cases = list(iterate_without_lesions(tmp_path, ("haemorrhages", "hard_exudates")))
+    assert [case.patient for case in cases[:2]] == ["IDRiD-grading/IDRiD_001", "CHASE_DB1/Image_01L"]
+    assert {case.dataset for case in cases[2:]} == {"LES-AV"}
+    assert len(cases) == 2 + len(LES_AV_TRAINING)
+    for case in cases:
+        assert not case.masks.any()
+        assert case.valid.all()

@@ -20,8 +20,8 @@ LESION_VIEWS = 2
 """Mirror images over which lesions are averaged: their network sees most pixels, and costs most."""
 
 LESION_TILE = 1536
-"""Largest square, pixels, that the network of lesions sees at once: all of its working frame, since tiles that
-overlap would cost it half as much again."""
+"""Side in pixels of what the network of lesions sees at once: all of its working frame, since tiles that
+overlap would more than double the work."""
 
 STRUCTURE_LEVELS = {
     "disc": 1,
