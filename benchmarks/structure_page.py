@@ -344,8 +344,8 @@ def doubt_section(results: Results) -> list[str]:
 
 
 def added_seconds(times: pd.DataFrame) -> pd.Series:
-    """By photograph, seconds of all steps beside the vessels and their graph, which stood before."""
-    added = times[~times.step.isin(["vessels", "vessel graph"])]
+    """By photograph, seconds of all steps beside the vessels, which stood before."""
+    added = times[times.step != "vessels"]
     return added.groupby("photograph", sort=False).seconds.sum()
 
 

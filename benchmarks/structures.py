@@ -69,7 +69,8 @@ class Results:
     """What was measured, section by section.
 
     Attributes:
-        vessels: a row an eye of LES-AV's test half; `vessels_screened` with the mirror images of a screening run.
+        vessels: a row an eye of LES-AV's test half; `vessels_screened` with a screening run's
+            mirror images.
         discs: a row a photograph of IDRiD.
         circles: a row a photograph of LES-AV and CHASE_DB1, and the sample.
         foveas: a row a synthetic eye.
@@ -131,9 +132,6 @@ def time_rows(data: Path) -> Iterator[dict[str, object]]:
             landmarks = screened.look_for_landmarks(networks, image, field, vessel, stated=None)
             timed("landmarks", begun)
             eye = Eye(field, vessel, landmarks=landmarks.found.landmarks, image=image)
-            begun = time.perf_counter()
-            _ = eye.layers["vessel"].tree  # which the biomarkers of all vessels need anyway
-            timed("vessel graph", begun)
             begun = time.perf_counter()
             screened.tell_arteries_from_veins(networks, eye, views=SCREENED_VIEWS)
             timed("arteries and veins", begun)
