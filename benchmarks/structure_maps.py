@@ -26,6 +26,7 @@ class Network:
     folder: Path
     kept: Path
     views: int = 4
+    tile: int = 1152
 
     @cached_property
     def model(self) -> Segmenter:
@@ -39,7 +40,7 @@ class Network:
         """Maps of the structures of a photograph, whose name is unique."""
         file = self._file(name)
         if not file.is_file():
-            maps = segment_structures(self.model, image, eye, views=self.views)
+            maps = segment_structures(self.model, image, eye, views=self.views, tile=self.tile)
             odds = torch.logit(maps.seen.double()).clamp(-FURTHEST, FURTHEST).half()
             _keep(file, odds=odds.numpy(), spread=maps.spread_seen.half().numpy())
         with np.load(file) as kept:
@@ -59,7 +60,7 @@ class Network:
             return (kept["levels"] / np.float32(65535)).astype(np.float32)
 
     def _file(self, name: str) -> Path:
-        folder = self.kept / f"{self.digest}-{self.views}"
+        folder = self.kept / f"{self.digest}-{self.views}-{self.tile}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name.replace('/', '-')}.npz"
 
@@ -77,11 +78,11 @@ class Networks:
     runs: Path
     vessels: Path
     weights: Path
-    loaded: dict[tuple[Path, int], Network] = field(default_factory=dict)
+    loaded: dict[tuple[Path, int, int], Network] = field(default_factory=dict)
 
-    def fold(self, network: str, number: int, *, views: int = 4) -> Network:
+    def fold(self, network: str, number: int, *, views: int = 4, tile: int = 1152) -> Network:
         """The network of a round that left out a fold of IDRiD's patients."""
-        return self._of(self.runs / network / f"fold-{number}" / "model", views)
+        return self._of(self.runs / network / f"fold-{number}" / "model", views, tile)
 
     def shipped(self, network: str, *, views: int = 4) -> Network:
         """The network that `foveal` comes with."""
@@ -91,10 +92,10 @@ class Networks:
         """The vessel network that has seen no eye of LES-AV."""
         return self._of(self.vessels, 2)
 
-    def _of(self, folder: Path, views: int) -> Network:
+    def _of(self, folder: Path, views: int, tile: int = 1152) -> Network:
         if not (folder / "model.safetensors").is_file():
             raise FileNotFoundError(f"{folder} holds no model; make it with benchmarks/training")
-        return self.loaded.setdefault((folder, views), Network(folder, self.runs / "kept", views))
+        return self.loaded.setdefault((folder, views, tile), Network(folder, self.runs / "kept", views, tile))
 
 
 def _keep(file: Path, **arrays: np.ndarray) -> None:

@@ -104,8 +104,8 @@ def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
     folds = idrid_folds(data)
     for case in iterate_idrid(data / "IDRiD" / "segmentation", KINDS):
         field, fold = find_field_of_view(case.image), folds[case.patient]
-        maps = networks.fold("lesions", fold, views=screened.LESION_VIEWS)
-        seen = maps.structures(case.patient, case.image, field)
+        network = networks.fold("lesions", fold, views=screened.LESION_VIEWS, tile=screened.LESION_TILE)
+        seen = network.structures(case.patient, case.image, field)
         landmarks = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
         disc = find_disc(landmarks["disc"], field)
         yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
@@ -242,6 +242,18 @@ def _say(title: str, numbers: dict[str, float]) -> None:
     print(f"{title}: {json.dumps(numbers)}", flush=True)
 
 
+def write(results: Results, pictures: Pictures, text: str) -> None:
+    """Keep the page, its tables and its pictures."""
+    tables = {"artery_vein": "vessels", "disc": "discs", "landmarks": "circles", "fovea": "foveas"}
+    for name, attribute in (tables | {"lesions": "lesions", "time": "times"}).items():
+        kept = getattr(results, attribute).to_csv(index=False, float_format="%.5g", lineterminator="\n")
+        write_atomically(EVIDENCE / f"structures_{name}.csv", kept)
+    (EVIDENCE / "structures").mkdir(exist_ok=True)
+    for name, content in pictures.items():
+        write_atomically(EVIDENCE / "structures" / name, content)
+    write_atomically(PAGE, text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -258,14 +270,7 @@ def main() -> None:
     text = page(results, time.perf_counter() - start)
     print(text)
     if options.write:
-        write_atomically(PAGE, text)
-        tables = {"artery_vein": "vessels", "disc": "discs", "landmarks": "circles", "fovea": "foveas"}
-        for name, attribute in (tables | {"lesions": "lesions", "time": "times"}).items():
-            kept = getattr(results, attribute).to_csv(index=False, float_format="%.5g", lineterminator="\n")
-            write_atomically(EVIDENCE / f"structures_{name}.csv", kept)
-        (EVIDENCE / "structures").mkdir(exist_ok=True)
-        for name, content in pictures.items():
-            write_atomically(EVIDENCE / "structures" / name, content)
+        write(results, pictures, text)
 
 
 if __name__ == "__main__":
