@@ -185,11 +185,19 @@ def disc_section(results: Results) -> list[str]:
         f"{error.median():.3f} radii, largest {error.max():.3f}; Dice below 0.9 in "
         f"{int((discs.dice < 0.9).sum())}. Least: "
         + "; ".join(f"{r.photograph} {r.dice:.3f}" for r in discs.nsmallest(3, "dice").itertuples())
-        + f". Each is in [{CSV.format('disc')}]({CSV.format('disc')}).",
+        + f". Radius over the true one: median {discs.radius_ratio.median():.3f}. "
+        f"Each is in [{CSV.format('disc')}]({CSV.format('disc')}).",
+        "The worst: photograph, true disc in green and found one in yellow, the network's probability.",
+        *(
+            f"![{name}](structures/disc-{name.split('/')[1]}.jpg)"
+            for name in discs.nsmallest(2, "dice").photograph
+        ),
         "The shipped network on photographs of other collections, beside circles placed by eye (so their "
         "radius is no standard; errors in their radii):",
         table(["", "within half a radius", "median error", "largest", "median radius ratio"], others),
-        f"The farthest: {told}. See [{CSV.format('landmarks')}]({CSV.format('landmarks')}).",
+        f"The farthest: {told}; the first is shown, green by eye and yellow found. "
+        f"See [{CSV.format('landmarks')}]({CSV.format('landmarks')}).",
+        f"![{worst.iloc[0].photograph}](structures/disc-{worst.iloc[0].photograph.split('/')[1]}.jpg)",
     ]
 
 
@@ -335,6 +343,9 @@ def doubt_section(results: Results) -> list[str]:
             ],
             risks,
         ),
+        "Probabilities that are low in every view have a small spread, whether right or wrong. Of found "
+        "lesions the spread alone therefore puts the false ones among the sure; it is "
+        "to be used beside the probability, not in its place.",
         "![Risk by probability](structures/risk-coverage-probability.svg)",
         "![Risk by spread](structures/risk-coverage-spread.svg)",
         f"A temperature of {results.temperature:.2f} fits the artery/vein network on its own training half, "
@@ -361,6 +372,8 @@ def time_section(results: Results) -> list[str]:
     return [
         "## Time",
         "Seconds of each step as `foveal screen` takes it, network and all, the least of three in one run on "
-        "two threads.",
+        f"two threads. The machine's load average was {results.times.load.min():.1f} to "
+        f"{results.times.load.max():.1f} meanwhile; more than 2 means that others used it, and that the seconds "
+        "are too many.",
         table(["", *map(str, times.columns)], rows),
     ]

@@ -161,10 +161,11 @@ def _weighted_balanced(answer: np.ndarray, truth: np.ndarray, weights: np.ndarra
 
 @dataclass(frozen=True)
 class DiscCase:
-    """One photograph of IDRiD: its true disc (H, W) bool, and what the network of its fold says."""
+    """One photograph of IDRiD (H, W, 3), its true disc (H, W) bool, and what the network of its fold says."""
 
     patient: str
     fold: int
+    image: np.ndarray
     truth: np.ndarray
     maps: StructureMaps
 
@@ -176,7 +177,7 @@ def disc_cases(data: Path, networks: Networks) -> Iterator[DiscCase]:
         fold = folds[case.patient]
         network = networks.fold("landmarks", fold)
         maps = network.structures(case.patient, case.image, find_field_of_view(case.image))
-        yield DiscCase(case.patient, fold, case.masks[0], maps)
+        yield DiscCase(case.patient, fold, case.image, case.masks[0], maps)
 
 
 def disc_row(case: DiscCase) -> dict[str, object]:
@@ -204,12 +205,19 @@ def circle_rows(data: Path, networks: Networks) -> Iterator[dict[str, object]]:
     """LES-AV and CHASE_DB1 by the shipped networks, beside circles and sides placed by eye."""
     with DISCS.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            collection, name = row["photograph"].split("/")
             true = Disc((float(row["row"]), float(row["column"])), float(row["radius"]))
-            chase = collection == "CHASE_DB1"
-            image = read_scan(data / collection / "images" / f"{name}.{'jpg' if chase else 'png'}").image
-            side = name[-1] if chase else "L" if name in LEFT_OF_LES_AV else "R"
+            image, name = read_circled(data, row["photograph"]), row["photograph"].split("/")[1]
+            side = (
+                name[-1] if row["photograph"].startswith("CHASE") else "L" if name in LEFT_OF_LES_AV else "R"
+            )
             yield _landmark_row(networks, row["photograph"], image, true, side)
+
+
+def read_circled(data: Path, photograph: str) -> np.ndarray:
+    """(H, W, 3) uint8 photograph of LES-AV or CHASE_DB1 by its name."""
+    collection, name = photograph.split("/")
+    suffix = "jpg" if collection == "CHASE_DB1" else "png"
+    return read_scan(data / collection / "images" / f"{name}.{suffix}").image
 
 
 def sample_row(data: Path, networks: Networks) -> dict[str, object]:
@@ -227,6 +235,12 @@ def _landmark_row(
     disc = found.landmarks.disc
     return {
         "photograph": name,
+        "row": disc.center[0] if disc else np.nan,
+        "column": disc.center[1] if disc else np.nan,
+        "radius": disc.radius if disc else np.nan,
+        "row_by_eye": true.center[0] if true else np.nan,
+        "column_by_eye": true.center[1] if true else np.nan,
+        "radius_by_eye": true.radius if true else np.nan,
         "center_error_radii": _error(disc, true) if disc and true else np.nan,
         "radius_ratio": disc.radius / true.radius if disc and true else np.nan,
         "disc_confidence": found.disc_confidence,

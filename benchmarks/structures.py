@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ from structure_doubt import (
 from structure_lesion_scores import KINDS, LesionCase, PixelTally, best_threshold, found_of, lesion_rows
 from structure_maps import Networks
 from structure_page import EVIDENCE, PAGE, page
-from structure_pictures import vessel_picture
+from structure_pictures import circle_picture, disc_picture, vessel_picture
 from structure_scores import (
     circle_rows,
     disc_cases,
     disc_row,
     fovea_rows,
+    read_circled,
     sample_row,
     vessel_cases,
     vessel_row,
@@ -140,7 +142,9 @@ def time_rows(data: Path) -> Iterator[dict[str, object]]:
             timed("lesions", begun)
         height, width = image.shape[:2]
         for step, values in seconds.items():
-            yield {"photograph": f"{width} x {height}", "step": step, "seconds": min(values)}
+            yield {"photograph": f"{width} x {height}", "step": step, "seconds": min(values)} | {
+                "load": os.getloadavg()[0]
+            }
 
 
 Pictures = dict[str, bytes]
@@ -166,19 +170,24 @@ def measure_vessels(data: Path, networks: Networks) -> tuple[dict[str, Any], dic
     return found, {"artery or vein, pixels": pixels, "artery or vein, segments": segments}, pictures
 
 
-def measure_landmarks(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt]]:
-    """What `Results` holds of disc, fovea and side, and the disc's calibration."""
-    doubt, rows = Doubt(), []
+def measure_landmarks(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt], Pictures]:
+    """What `Results` holds of disc, fovea and side, the disc's calibration, and the worst discs."""
+    doubt, rows, worst = Doubt(), [], {}
     for case in disc_cases(data, networks):
         rows.append(disc_row(case))
         add_disc(case, doubt)
-    found = {
-        "discs": pd.DataFrame(rows),
-        "circles": pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)]),
-        "foveas": pd.DataFrame(fovea_rows(networks)),
-    }
+        so_far = pd.DataFrame(rows).nsmallest(WORST, "dice").photograph.tolist()
+        if case.patient in so_far:
+            worst[case.patient] = disc_picture(case)
+        worst = {name: worst[name] for name in so_far}
+    circles = pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)])
+    found = {"discs": pd.DataFrame(rows), "circles": circles, "foveas": pd.DataFrame(fovea_rows(networks))}
+    pictures = {f"disc-{name.split('/')[1]}.jpg": content for name, content in worst.items()}
+    for _, row in circles.nlargest(1, "center_error_radii").iterrows():
+        name = str(row.photograph)
+        pictures[f"disc-{name.split('/')[1]}.jpg"] = circle_picture(read_circled(data, name), row)
     _say("disc, Dice", found["discs"].dice.describe().round(4).to_dict())
-    return found, {"disc": doubt}
+    return found, {"disc": doubt}, pictures
 
 
 def measure_lesions(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt]]:
@@ -218,12 +227,12 @@ def calibrate(doubts: Mapping[str, Doubt], found_lesions: pd.DataFrame) -> tuple
 def measure(data: Path, networks: Networks) -> tuple[Results, Pictures]:
     """Everything on the page, and its pictures by name."""
     vessels, vessel_doubts, pictures = measure_vessels(data, networks)
-    landmarks, disc_doubts = measure_landmarks(data, networks)
+    landmarks, disc_doubts, discs = measure_landmarks(data, networks)
     lesions, lesion_doubts = measure_lesions(data, networks)
     times = pd.DataFrame(time_rows(data))
     calibration, figures = calibrate(vessel_doubts | disc_doubts | lesion_doubts, lesions["found_lesions"])
     results = Results(**vessels, **landmarks, **lesions, **calibration, times=times)
-    return results, pictures | figures
+    return results, pictures | discs | figures
 
 
 def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
