@@ -373,7 +373,7 @@ def time_section(results: Results) -> list[str]:
         "## Time",
         "Seconds of each step as `foveal screen` takes it, network and all, the least of three in one run on "
         f"two threads. The machine's load average was {results.times.load.min():.1f} to "
-        f"{results.times.load.max():.1f} meanwhile; more than 2 means that others used it, and that the seconds "
-        "are too many.",
+        f"{results.times.load.max():.1f} meanwhile; more than 2 means that others used it, and that "
+        "the seconds are too many.",
         table(["", *map(str, times.columns)], rows),
     ]
