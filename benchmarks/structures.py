@@ -60,6 +60,8 @@ from structure_scores import (
 )
 from training.structures import WEIGHTS, idrid_folds
 
+DATA = Path(os.environ.get("FOVEAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
 ROOT = Path(__file__).parents[1]
 REPEATS = 3
 SCREENED_VIEWS = 2  # mirror images of a screening run, of arteries and veins
@@ -267,12 +269,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with LES-AV, CHASE_DB1 and IDRiD")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with LES-AV, CHASE_DB1 and IDRiD")
     parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
     parser.add_argument("--vessels", type=Path, default=Path("runs/vessels/without-LES-AV/model"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help=f"keep {PAGE.name}, its tables and pictures")
     options = parser.parse_args()
+    if not ((options.data / "IDRiD").is_dir() and (options.runs / "lesions").is_dir()):
+        print(
+            f"needs the data in {options.data} and the trained networks in {options.runs}; nothing measured"
+        )
+        return
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
     results, pictures = measure(options.data, Networks(options.runs, options.vessels, WEIGHTS))
