@@ -101,8 +101,10 @@ def segment_structures(
     device = next(model.parameters()).device
     frame = working_frame(image, field, diameter=model.preprocess.working_diameter)
     seen = torch.stack([(1 + s) / 2 for s in _signed_views(model, frame.image.to(device), views, tile)]).cpu()
+    mean = seen.mean(dim=0)
+    spread = (seen - mean).square_().mean(dim=0).sqrt_()  # torch's own std takes longer than the network
     empty = WorkingFrame(frame.image[..., :0, :0], frame.box, frame.shape)
-    return StructureMaps(model.config.classes, seen.mean(dim=0), seen.std(dim=0, correction=0), empty, field)
+    return StructureMaps(model.config.classes, mean, spread, empty, field)
 
 
 @torch.inference_mode()
