@@ -61,6 +61,20 @@ def test_dicom_is_written_when_asked_for_and_removed_with_its_photograph(
     assert not (report / "dicom" / "b").exists()
 
 
+def test_dicom_bears_the_pseudonym_and_the_eye_that_the_manifest_knows(
+    source: Path, tmp_path: Path, settings: ScreenSettings
+):
+    manifest = source / "manifest.csv"
+    manifest.write_text("path,patient,laterality\na.png,Jane Doe,R\n", encoding="utf-8")
+    report = tmp_path / "report"
+    screen(manifest, report, settings.replace(dicom=True), progress=False)
+    row = pq.read_table(report / "results.parquet").to_pylist()[0]
+    written = pydicom.dcmread(report / "dicom" / "a" / "photograph.dcm")
+    assert row["patient"] not in (None, "Jane Doe")
+    assert written.PatientID == row["patient"]
+    assert "Jane" not in str(written)
+
+
 def test_a_network_of_other_structures_is_refused(
     source: Path, tmp_path: Path, settings: ScreenSettings, small_models: dict[str, Path]
 ):

@@ -28,8 +28,8 @@ CENTERED_SPREAD = 0.2  # of the field's diameter: how far the fovea then is from
 MARGIN = 0.8  # radii of the disc; a fovea nearer to the field's border counts as out of the field
 
 # Log-weights of what is seen at a place: near those that a conditional logit gives on synthetic eyes, whose
-# network was imitated, and on photographs with a fovea placed by eye; more
-# careful of a fovea out of sight, since a field's border is dark as well.
+# network was imitated, and on photographs with a fovea placed by eye; more careful of a fovea out of sight,
+# since a field's border is dark as well.
 NETWORK_WEIGHT, NETWORK_FLOOR = 1.5, 0.05  # of log(1 + probability / floor)
 DARK_WEIGHT = 2.0  # of the darkness, in deviations of the field's
 FREE_WEIGHT = 4.0  # of the distance to the nearest vessel in radii of the disc, 1 at most

@@ -174,7 +174,7 @@ def _measures(kind: str) -> list[tuple[LesionColumn, _Function]]:
             ", mean confidence",
             "1",
             "Mean over the {kind} of their confidence, 0 to 1: a lesion's mean probability, less twice its "
-            "spread over mirrored views.",
+            "spread over mirrored views where that is taken into account (a screening run does not).",
             _confidence,
         ),
         column(

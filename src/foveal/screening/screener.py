@@ -197,7 +197,12 @@ class Screener:
             }
             if settings.dicom:
                 outputs |= self._write_dicom(
-                    ref.name, replace(scan, laterality=stated), kinds, landmarks, lesions, values
+                    ref.name,
+                    replace(scan, laterality=stated, patient=_patient(ref, scan, settings.salt)),
+                    kinds,
+                    landmarks,
+                    lesions,
+                    values,
                 )
             record = Record(
                 name=ref.name,
@@ -294,15 +299,20 @@ def _mean_confidence(probability: np.ndarray, confidence: np.ndarray, field_mask
     return float(confidence[possible].mean()) if possible.any() else float("nan")
 
 
-def _photograph_values(ref: "ScanRef", scan: "Scan", eye: "FieldOfView", salt: str) -> dict[str, Value]:
+def _patient(ref: "ScanRef", scan: "Scan", salt: str) -> str | None:
+    """Hash of the patient's id in the manifest, else in the file."""
     from foveal.scans.dicom import hash_patient
 
+    return hash_patient(ref.patient, salt=salt) or scan.patient
+
+
+def _photograph_values(ref: "ScanRef", scan: "Scan", eye: "FieldOfView", salt: str) -> dict[str, Value]:
     height, width = scan.image.shape[:2]
     row, column = scan.spacing_mm or (None, None)
     return {
         "name": ref.name,
         "path": str(ref.path),
-        "patient": hash_patient(ref.patient, salt=salt) or scan.patient,
+        "patient": _patient(ref, scan, salt),
         "laterality": ref.laterality or scan.laterality,
         "acquired": scan.acquired.isoformat() if scan.acquired else None,
         "height": height,
