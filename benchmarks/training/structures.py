@@ -72,10 +72,10 @@ def rounds_of(network: str, data: Path) -> dict[str, set[str]]:
     return held | {"final": set()}
 
 
-def train(network: str, data: Path, runs: Path, start: Path) -> None:
-    """Train the stages of a network, and of each its rounds, that are not done."""
+def train(network: str, data: Path, runs: Path, start: Path, rounds: list[str]) -> None:
+    """Train the stages of a network, and of each its rounds, that are not done; all where none is named."""
     first = {"artery-vein": start}.get(network)
-    begin = {name: first for name in rounds_of(network, data)}
+    begin = {name: first for name in rounds_of(network, data) if not rounds or name in rounds}
     for stage in STAGES:
         settings = settings_of(network, stage)
         if settings is None:
@@ -104,12 +104,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds LES-AV and IDRiD")
     parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
     parser.add_argument("--start", type=Path, default=Path("runs/vessels/without-LES-AV/model"))
+    parser.add_argument(
+        "--rounds", nargs="*", default=[], help="such as fold-0 or final; several processes share"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ship", action="store_true", help="copy the final weights into the package")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for network in options.networks:
-        train(network, options.data, options.runs, options.start)
+        train(network, options.data, options.runs, options.start, options.rounds)
         if options.ship:
             Segmenter.from_pretrained(options.runs / network / "final" / "model").save_pretrained(
                 WEIGHTS / network

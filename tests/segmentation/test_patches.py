@@ -94,3 +94,19 @@ def test_structure_patches_carry_every_mask_and_where_it_is_known():
     torch.testing.assert_close(found["images"], vessel["images"])
     either = found["masks"][:2].amax(0)
     assert (either == vessel["masks"][0]).float().mean() > 0.99
+
+
+def test_a_narrow_camera_sees_a_circle_in_which_the_disc_is_larger():
+    eye = next(synthetic_eyes(1, seed=3, size=400))
+    case = synthetic_case(eye, "eye", ("disc",))
+    settings = {"size": 160, "diameter": 128, "augmentation": STILL, "levels": (2.0, 1.0)}
+    wide, narrow = (StructurePatches([case], narrow=share, narrowest=0.5, **settings) for share in (0, 1))
+    offsets = torch.arange(160) - 79.5
+    outside = offsets.square()[:, None] + offsets.square() > 64.0**2
+    for seed in range(5):
+        patch = narrow.sample(0, _draw(seed))
+        assert not patch["images"][:, outside].any()
+        assert not patch["masks"][:, outside].any()
+        assert patch["images"].any()
+    largest = [max(float(p.sample(0, _draw(s))["masks"].sum()) for s in range(12)) for p in (wide, narrow)]
+    assert largest[1] > 1.5 * largest[0]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -49,8 +52,19 @@ def register_encoder(name: str) -> Callable[[_E], _E]:
     return register
 
 
+@cache
+def _load_families() -> None:
+    """Import every file of this room, each of which registers its encoders; bridges are left alone."""
+    import foveal.encoders
+
+    for module in pkgutil.iter_modules(foveal.encoders.__path__):
+        if not module.name.endswith("_bridge"):
+            importlib.import_module(f"foveal.encoders.{module.name}")
+
+
 def list_encoders() -> list[str]:
     """Names of foveal's own encoders, sorted; any timm model is one too, as `timm/NAME`."""
+    _load_families()
     return sorted(_REGISTRY)
 
 
@@ -68,6 +82,7 @@ def create_encoder(name: str, **settings: Any) -> Encoder:
         from foveal.encoders.timm_bridge import TimmEncoder
 
         return TimmEncoder(name.removeprefix("timm/"), **settings)
+    _load_families()
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -40,6 +40,8 @@ class _FramePatches:
         reach: radius of the disc that patch centres are drawn from, in diameters of the field.
         focus: probability that a patch is drawn around a pixel of a structure instead.
         spots: of each photograph, (n, 2) places of structures, in sides of a frame; may be empty.
+        narrow: probability that a patch is what a camera of a narrower field would have taken.
+        narrowest: least share of the field's diameter that such a camera sees.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class _FramePatches:
         reach: float = 0.42,
         focus: float = 0.0,
         spots: Sequence[Tensor] = (),
+        narrow: float = 0.0,
+        narrowest: float = 0.5,
     ) -> None:
         if not frames:
             raise ValueError("no labelled photographs to take patches from")
         self.size, self.diameter, self.reach = size, diameter, reach
         self.augmentation = augmentation or AugmentationSettings()
         self._frames, self.focus, self._spots = frames, focus, spots
+        self.narrow, self.narrowest = narrow, narrowest
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -68,6 +73,9 @@ class _FramePatches:
         a = self.augmentation
         uniform = torch.rand(6, generator=generator)
         scale = math.exp(float(2 * uniform[0] - 1) * a.zoom)
+        share = self._share_seen(generator)
+        if share is not None:  # what is left of the field fills the frame, whatever the zoom
+            scale = 1 / share
         levels = self._frames[index]
         # The coarsest level that is not magnified, else the finest there is.
         frame = min(
@@ -77,8 +85,9 @@ class _FramePatches:
         ratio = scale * self.diameter / frame.diameter
         side = frame.image.shape[-1]
         # Centres are uniform over a disc in the field.
+        reach = self.reach if share is None else max(self.reach, (1 - share) / 2)
         radius, bearing = (
-            self.reach * frame.diameter * math.sqrt(float(uniform[1])),
+            reach * frame.diameter * math.sqrt(float(uniform[1])),
             2 * math.pi * float(uniform[2]),
         )
         center = side / 2 + radius * torch.tensor([math.sin(bearing), math.cos(bearing)])
@@ -99,7 +108,16 @@ class _FramePatches:
             flip=a.flip and bool(uniform[4] < 0.5),
             size=self.size,
         )
+        if share is not None:
+            image, labels = _see_through_circle(image, labels, self.diameter)
         return disturb(image, a, generator), labels
+
+    def _share_seen(self, generator: Generator) -> float | None:
+        """Share of the field's diameter that a narrower camera sees; None for the photograph's own."""
+        if not self.narrow:  # draws nothing, so that other trainings stay what they were
+            return None
+        chance, share = torch.rand(2, generator=generator).tolist()
+        return self.narrowest + (1 - self.narrowest) * share if chance < self.narrow else None
 
 
 class VesselPatches(_FramePatches):
@@ -152,6 +170,9 @@ class StructurePatches(_FramePatches):
         reach: radius of the disc that patch centres are drawn from, in diameters of the field.
         focus: probability that a patch is drawn around a pixel of a structure instead, of each structure of
             the photograph equally often.
+        narrow: probability that a patch is what a camera of a narrower field would have taken: a circle of
+            `diameter` pixels at its centre, black around it.
+        narrowest: least share of the field's diameter that such a camera sees.
 
     Items are dicts of `images` (3, size, size) float32 in [0, 1], `masks` (K, size, size) float32 in {0, 1}
     and `valid` (K, size, size) float32 in {0, 1}, where a mask is to be trusted; beyond the photograph the
@@ -168,6 +189,8 @@ class StructurePatches(_FramePatches):
         levels: Sequence[float] = _LEVELS,
         reach: float = 0.42,
         focus: float = 0.0,
+        narrow: float = 0.0,
+        narrowest: float = 0.5,
     ) -> None:
         made = [_structure_frames(case, diameter, levels) for case in cases]
         super().__init__(
@@ -178,6 +201,8 @@ class StructurePatches(_FramePatches):
             reach=reach,
             focus=focus,
             spots=[spots for _, spots in made],
+            narrow=narrow,
+            narrowest=narrowest,
         )
 
     def sample(self, index: int, generator: Generator) -> dict[str, Tensor]:
@@ -185,6 +210,13 @@ class StructurePatches(_FramePatches):
         image, labels = self._draw(index, generator)
         masks, unknown = labels.chunk(2)
         return {"images": image, "masks": (masks > 0).float(), "valid": (unknown <= 0).float()}
+
+
+def _see_through_circle(image: Tensor, labels: Tensor, diameter: int) -> tuple[Tensor, Tensor]:
+    """Image and signed labels inside a centred circle; black and background outside it."""
+    offsets = torch.arange(image.shape[-1]) - (image.shape[-1] - 1) / 2
+    seen = offsets.square()[:, None] + offsets.square() <= (diameter / 2) ** 2
+    return image * seen, torch.where(seen, labels, -1.0)
 
 
 def _vessel_frames(case: VesselCase, diameter: int, mode: Mode, metric: Metric) -> list[_Frame]:

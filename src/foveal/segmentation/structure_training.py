@@ -33,6 +33,8 @@ class StructureSettings(Settings):
     patch_size: int = Field(384, ge=32)
     reach: float = Field(0.42, ge=0, description="of patch centres, in diameters of the field")
     focus: float = Field(0.0, ge=0, le=1, description="share of patches around a pixel of a structure")
+    narrow: float = Field(0.0, ge=0, le=1, description="share of patches as narrower cameras would see them")
+    narrowest: float = Field(0.5, gt=0, le=1, description="least share of the field that these see")
     levels: tuple[float, ...] = Field((1.5, 1.0, 0.7), description="sizes at which photographs are kept")
     augmentation: dict[str, Any] = Field(default_factory=dict, description="changes to AugmentationSettings")
     synthetic_eyes: int = Field(0, ge=0, description="generated photographs, beside or without real ones")
@@ -91,6 +93,8 @@ class StructureSet:
             levels=settings.levels,
             reach=settings.reach,
             focus=settings.focus,
+            narrow=settings.narrow,
+            narrowest=settings.narrowest,
         )
 
     def _noted(self, cases: Iterable[StructureCase]) -> Iterator[StructureCase]:
