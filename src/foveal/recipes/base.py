@@ -176,8 +176,11 @@ class Recipe(ABC, Generic[S]):
     Settings: type[S]
     seed: ClassVar[int] = 0
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False, **keywords: Any) -> None:
+        """Check a recipe's card and settings; `abstract` classes, which recipes share, have none yet."""
         super().__init_subclass__(**keywords)
+        if abstract:
+            return
         if not isinstance(getattr(cls, "card", None), Card):
             raise TypeError(f"{cls.__name__}.card is missing; a recipe has `card = Card(...)`")
         settings = getattr(cls, "Settings", None)

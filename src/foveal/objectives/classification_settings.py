@@ -1,0 +1,24 @@
+"""How a classifier is trained, as settings; they stand apart so that naming them imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from foveal.settings import Settings
+
+
+class ClassificationSettings(Settings):
+    """Loss, mixing of images, augmentation and the loop's settings of a classification training."""
+
+    training: dict[str, Any] = Field(default_factory=dict, description="of TrainingSettings")
+    augmentation: dict[str, Any] = Field(default_factory=dict, description="of AugmentationSettings")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
+    validation_fraction: float = Field(
+        0.2, gt=0, lt=1, description="of the training images, where the data has no validation split"
+    )
+    mean: tuple[float, ...] | None = Field(None, description="of each channel; None measures it")
+    std: tuple[float, ...] | None = Field(None, description="of each channel; None measures it")

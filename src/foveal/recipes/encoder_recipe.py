@@ -1,0 +1,98 @@
+"""What the recipes of encoders share: a classifier on the encoder, trained through the one loop.
+
+A recipe of an encoder names its encoder and settings, and is then trained by `foveal train NAME --data DATA`:
+
+    class VimSettings(EncoderSettings):
+        dim: int = 192
+
+    class Vim(EncoderRecipe[VimSettings]):
+        card = Card(slug="vim", ...)
+        Settings = VimSettings
+
+        def encoder_config(self, settings: VimSettings) -> tuple[str, dict[str, Any]]:
+            return "vim", {"dim": settings.dim, "image_size": settings.image_size}
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import Field
+
+from foveal.objectives.classification_settings import ClassificationSettings
+from foveal.recipes.base import Recipe
+
+if TYPE_CHECKING:
+    from foveal.models.classifier import Classifier, ClassifierConfig
+
+
+class EncoderSettings(ClassificationSettings):
+    """Settings of a recipe that is an encoder; a recipe adds its own and its paper's defaults."""
+
+    image_size: int = Field(224, ge=16, description="pixels along each side of the square input")
+    in_channels: int = Field(3, ge=1, description="channels of the input; 3 is what screening gives")
+    classes: tuple[str, ...] = Field((), description="in the order of the labels; () takes the data's names")
+    encoder_settings: dict[str, Any] = Field(
+        default_factory=dict, description="changes to the encoder's settings, e.g. patch_size"
+    )
+
+
+E = TypeVar("E", bound=EncoderSettings)
+
+
+class EncoderRecipe(Recipe[E], abstract=True):
+    """A recipe whose system is an encoder: `build` puts a linear head on it, `train` fits both to images."""
+
+    @abstractmethod
+    def encoder_config(self, settings: E) -> tuple[str, dict[str, Any]]:
+        """Name and settings for `create_encoder`; `in_channels` and `encoder_settings` are added to them."""
+
+    def classifier_config(self, settings: E, *, classes: tuple[str, ...] = ()) -> ClassifierConfig:
+        """What rebuilds the classifier.
+
+        Args:
+            settings: of the recipe; its `classes` come before the argument.
+            classes: names where the settings give none; "negative" and "positive" where neither does.
+        """
+        from foveal.models.classifier import ClassifierConfig
+
+        name, encoder_settings = self.encoder_config(settings)
+        channels = {"in_channels": settings.in_channels}
+        return ClassifierConfig(
+            encoder=name,
+            encoder_settings={**channels, **encoder_settings, **settings.encoder_settings},
+            classes=settings.classes or classes or ("negative", "positive"),
+            size=settings.image_size,
+            mean=settings.mean or (0.5,) * settings.in_channels,
+            std=settings.std or (0.25,) * settings.in_channels,
+        )
+
+    def build(self, settings: E) -> Classifier:
+        """The untrained classifier: images (B, in_channels, image_size, image_size) in [0, 1] to logits."""
+        from foveal.models.classifier import Classifier
+
+        return Classifier(self.classifier_config(settings))
+
+    def train(self, settings: E, *, data: Path | None, out: Path) -> None:
+        """Train on labelled images and save the model to `out`/model, its validation to `out`.
+
+        Args:
+            settings: hyper-parameters.
+            data: a MedMNIST `.npz` file, or a folder of images in one folder a class.
+            out: receives checkpoints, log, model and predictions.csv.
+
+        Raises:
+            ValueError: no data, or data that cannot be learnt from; see `read_labelled_images`.
+        """
+        from foveal.scans.labelled_images import read_labelled_images
+        from foveal.training.classification import train_classifier
+
+        if data is None:
+            raise ValueError(
+                f"recipe {self.card.slug!r} needs labelled images; name a .npz file or a folder with --data"
+            )
+        images = read_labelled_images(data)
+        config = self.classifier_config(settings, classes=images.classes)
+        train_classifier(config, images, settings, out)
