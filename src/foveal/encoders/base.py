@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
 from foveal.encoders.features import Features
+from foveal.settings import unknown_name
 
 
 class Encoder(nn.Module):
@@ -23,13 +24,39 @@ class Encoder(nn.Module):
         in_channels: channels of the input images.
         pyramid_channels: channels of each pyramid level, finest first; empty where there is none.
         pyramid_strides: input pixels a cell of each pyramid level covers along each axis.
+        settings: the keyword arguments it was made with; `create_encoder(name, **settings)` makes it again.
     """
 
+    registered_name: ClassVar[str] = ""
+    settings: dict[str, Any]
     dim: int
     patch_size: int
     in_channels: int
     pyramid_channels: tuple[int, ...] = ()
     pyramid_strides: tuple[int, ...] = ()
+
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        """Make an encoder and note its settings."""
+        encoder = super().__new__(cls)
+        # Unpickling and copying come without settings and bring the noted ones themselves.
+        given = inspect.signature(cls.__init__).bind_partial(encoder, *values, **settings).arguments
+        named = dict(list(given.items())[1:])
+        for parameter in inspect.signature(cls.__init__).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named |= named.pop(parameter.name, {})
+        object.__setattr__(encoder, "settings", named)
+        return encoder
+
+    @property
+    def name(self) -> str:
+        """The name by which `create_encoder` makes this encoder; empty where it is not registered."""
+        return type(self).registered_name
+
+    def official_layouts(self) -> dict[str, Any]:
+        """Layouts of official checkpoints by name, for `load_official`; see `register_layout`."""
+        from foveal.encoders.checkpoints import layouts_of
+
+        return dict(layouts_of(self.name))
 
     def forward(self, images: Tensor) -> Features:
         """Encode a batch of images."""
@@ -47,6 +74,7 @@ def register_encoder(name: str) -> Callable[[_E], _E]:
         if name in _REGISTRY:
             raise ValueError(f"an encoder named {name!r} is registered already")
         _REGISTRY[name] = cls
+        cls.registered_name = name
         return cls
 
     return register
@@ -84,7 +112,5 @@ def create_encoder(name: str, **settings: Any) -> Encoder:
         return TimmEncoder(name.removeprefix("timm/"), **settings)
     _load_families()
     if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown encoder {name!r}{hint} allowed: {', '.join(list_encoders())} or timm/NAME")
+        raise ValueError(unknown_name("encoder", name, [*list_encoders(), "timm/NAME"]))
     return _REGISTRY[name](**settings)
