@@ -114,7 +114,7 @@ def gated_recurrence_step(
 def recurrence_flops(
     tokens: int, heads: int, keys: int, values: int, *, form: Form = "chunkwise", chunk: int = 64
 ) -> int:
-    """Floating-point operations of one sequence, forward: 2 T (K + V) + 4 K V a token and head in chunks of T.
+    """Floating-point operations of one sequence, forward: 2 T (K + V) + 4 K V a token, in chunks of T.
 
     The parallel form is one chunk of all tokens without a state: 2 L (K + V); the recurrent one has none of
     the scores: 4 K V.
