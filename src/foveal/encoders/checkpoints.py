@@ -220,7 +220,8 @@ def _convert(encoder: Encoder, state: State, layout: str | None) -> tuple[str, S
             return (layout, *_pair(layouts[layout](dict(state))))
         except KeyError as error:
             raise ValueError(
-                f"the checkpoint has no {error}, which the layout {layout!r} of {type(encoder).__name__} wants"
+                f"the checkpoint has no {error}, "
+                f"which the layout {layout!r} of {type(encoder).__name__} wants"
             ) from error
     wanted = encoder.state_dict().keys()
     found: dict[str, tuple[int, State, State | None]] = {}
@@ -234,8 +235,8 @@ def _convert(encoder: Encoder, state: State, layout: str | None) -> tuple[str, S
     best = max(found, key=lambda name: found[name][0])
     if not wanted & found[best][1].keys():
         raise ValueError(
-            f"the checkpoint's layout is none that {type(encoder).__name__} reads ({', '.join(layouts)}): its "
-            f"keys begin {', '.join(list(state)[:5])}; allowed are checkpoints of this encoder; "
+            f"the checkpoint's layout is none that {type(encoder).__name__} reads ({', '.join(layouts)}): "
+            f"its keys begin {', '.join(list(state)[:5])}; allowed are checkpoints of this encoder; "
             "`register_layout` adds a layout"
         )
     return (best, *found[best][1:])
