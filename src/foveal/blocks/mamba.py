@@ -1,14 +1,16 @@
-"""The Mamba mixer (Gu and Dao, arXiv 2312.00752): gated causal convolution and selective scan of a sequence."""
+"""The Mamba mixer (Gu and Dao, arXiv 2312.00752): gated causal convolution and selective scan of tokens."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.blocks.multi_path import Order, in_order, out_of_order
 from foveal.kernels.selective_scan import selective_scan, selective_scan_step, selective_scan_with_state
 
 
@@ -61,7 +63,8 @@ class SelectiveScan(nn.Module):
 
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         low, B, C = self.x_proj(x).split([self.rank, self.states, self.states], dim=-1)
-        return x, F.linear(low, self.dt_proj.weight), -torch.exp(self.A_log.float()), B, C, self.D
+        rates = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
+        return x, F.linear(low, self.dt_proj.weight), -torch.exp(rates), B, C, self.D
 
 
 def step_bias(count: int, *, least: float = 1e-3, most: float = 0.1, floor: float = 1e-4) -> Tensor:
@@ -83,10 +86,26 @@ class CausalConv(nn.Conv1d):
         taps = self.weight[:, 0]  # (E, K)
         length = x.shape[1]
         # Few shifted sums of whole rows: no transposition to channels first and back.
-        out = padded[:, :length] * taps[:, 0] + self.bias
+        out = padded[:, :length] * taps[:, 0] + cast(Tensor, self.bias)
         for k in range(1, taps.shape[1]):
             out = torch.addcmul(out, padded[:, k : k + length], taps[:, k])
         return out
+
+    def reversed(self, x: Tensor) -> Tensor:
+        """Convolve the tokens at and after each: as if x came from its last row, without turning it over."""
+        size, length = self.kernel_size[0], x.shape[1]
+        padded = F.pad(x, (0, 0, 0, size - 1))
+        taps = self.weight[:, 0]
+        out = padded[:, size - 1 :] * taps[:, 0] + cast(Tensor, self.bias)
+        for k in range(1, size):
+            out = torch.addcmul(out, padded[:, size - 1 - k : size - 1 - k + length], taps[:, k])
+        return out
+
+    def along(self, x: Tensor, order: Order) -> Tensor:
+        """Convolve in an order of the rows; results lie where their rows lie."""
+        if isinstance(order, str):
+            return self(x) if order == "forward" else self.reversed(x)
+        return out_of_order(self(in_order(x, order)), order)
 
 
 class MambaMixer(nn.Module):
@@ -115,6 +134,11 @@ class MambaMixer(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)
         return self.out_proj(self.scan(F.silu(self.conv1d(x)), z=z))
 
+    def inner(self, x: Tensor, orders: Sequence[Order]) -> list[Tensor]:
+        """What `out_proj` takes, (B, L, E), along each order; rows lie where those of x (B, L, D) lie."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        return [scan_along(self.conv1d, self.scan, x, z, order) for order in orders]
+
     def continued(self, x: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
         """Mix the tokens that follow those of `state` (None: the first ones), and the state after them."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
@@ -124,3 +148,16 @@ class MambaMixer(nn.Module):
         seen = F.silu(self.conv1d(joined)[:, memory:])
         y, scan = self.scan.continued(seen, None if state is None else state.scan, z=z)
         return self.out_proj(y), MambaState(joined[:, joined.shape[1] - memory :].transpose(1, 2), scan)
+
+
+def scan_along(conv: CausalConv, scan: SelectiveScan, x: Tensor, z: Tensor, order: Order) -> Tensor:
+    """Convolution, SiLU and gated scan of x (B, L, E) in an order of its rows; results lie where they lie."""
+    seen = F.silu(conv.along(x, order))
+    if isinstance(order, str):
+        return scan(seen, z=z, order=None if order == "forward" else last_to_first(x))
+    return scan(seen, z=z, order=order)
+
+
+def last_to_first(x: Tensor) -> Tensor:
+    """The order (L,) of the rows of x (B, L, E) from the last to the first."""
+    return torch.arange(x.shape[1] - 1, -1, -1, device=x.device)
