@@ -9,18 +9,21 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from foveal.evaluation.calibration_figures import reliability_figure, risk_coverage_figure
 from foveal.measurement.lesions import Lesions
 from foveal.measurement.simplification import sum_by_path
 from foveal.metrics.calibration import (
     CalibrationScores,
     ReliabilityCounts,
     calibration_scores,
+    equal_width_curve,
     fit_temperature,
 )
 from foveal.metrics.recalibration import scaled_probability
 from foveal.metrics.selective import RiskCounts, RiskCoverage, risk_coverage
 from structure_lesion_scores import KINDS, LesionCase, is_real
-from structure_scores import ARTERY, FOUND, DiscCase, VesselCase, on_grid, true_kinds
+from structure_maps import FOUND
+from structure_scores import ARTERY, VesselCase, on_grid, true_kinds
 
 RESAMPLES = 500
 STEP = 4  # every so many rows and columns of IDRiD's photographs are looked at: they have 12 megapixels
@@ -64,6 +67,30 @@ class Doubt:
         return {name: risk_coverage(risk.table(), resamples=RESAMPLES) for name, risk in self.risks.items()}
 
 
+@dataclass(frozen=True)
+class Worth:
+    """What probabilities and doubts are worth: calibration by title, errors by title and uncertainty, and
+    their figures by file name."""
+
+    calibration: dict[str, CalibrationScores]
+    selective: dict[str, dict[str, RiskCoverage]]
+    figures: dict[str, bytes]
+
+
+def worth_of(
+    doubts: Mapping[str, Doubt], others: Mapping[str, dict[str, RiskCoverage]] | None = None
+) -> Worth:
+    """What was gathered, by title; `others` have errors by the two uncertainties, and no calibration."""
+    scores = {name: doubt.scores() for name, doubt in doubts.items()}
+    curves = {name: equal_width_curve(doubt.counts, resamples=RESAMPLES) for name, doubt in doubts.items()}
+    selective = {name: doubt.selective() for name, doubt in doubts.items()} | dict(others or {})
+    figures = {"reliability.svg": reliability_figure(curves, scores)}
+    for name in UNCERTAINTIES:
+        chosen = {title: found[name] for title, found in selective.items()}
+        figures[f"risk-coverage-{name}.svg"] = risk_coverage_figure(chosen)
+    return Worth(scores, selective, figures)
+
+
 def add_vessels(case: VesselCase, pixels: Doubt, segments: Doubt) -> None:
     """Found true vessel pixels of one known kind, and found segments that have a true kind."""
     group = f"LES-AV/{case.name}"
@@ -84,14 +111,6 @@ def temperature_of(cases: Iterable[VesselCase]) -> float:
         region = case.known & (case.vessels >= FOUND)
         counts.add(case.artery[region], (case.index == ARTERY)[region], group=case.name)
     return fit_temperature(counts)
-
-
-def add_disc(case: DiscCase, pixels: Doubt) -> None:
-    """Every fourth row and column of the field."""
-    region = case.maps.field.mask[::STEP, ::STEP]
-    layers = (case.maps["disc"], case.maps.spread("disc"), case.truth)
-    p, s, y = (layer[::STEP, ::STEP][region] for layer in layers)
-    pixels.add(p, s, y, group=case.patient)
 
 
 def add_lesions(case: LesionCase, thresholds: Mapping[str, float], pixels: Mapping[str, Doubt]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 
 from foveal.files import write_atomically
+from foveal.measurement.landmark_finding import FoundLandmarks, find_landmarks
 from foveal.models import Segmenter
-from foveal.scans.field_of_view import FieldOfView
+from foveal.scans.field_of_view import FieldOfView, find_field_of_view
 from foveal.segmentation.frames import WorkingFrame, frame_box
 from foveal.segmentation.inference import StructureMaps, segment_structures, segment_vessels
 
+DATA = Path(os.environ.get("FOVEAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+FOUND = 0.5  # probability from which a pixel is a vessel
 FURTHEST = 16.0  # log-odds; float16 keeps them to one part in a thousand, also of probabilities close to 1
 
 
@@ -87,6 +91,12 @@ class Networks:
     def shipped(self, network: str, *, views: int = 4) -> Network:
         """The network that `foveal` comes with."""
         return self._of(self.weights / network, views)
+
+    def landmarks(self, name: str, image: np.ndarray, vessels: np.ndarray) -> FoundLandmarks:
+        """Landmarks by the shipped network, as a screening run finds them; vessels are (H, W) bool."""
+        eye = find_field_of_view(image)
+        maps = self.shipped("landmarks").structures(name, image, eye)
+        return find_landmarks(maps["disc"], maps["fovea"], image, vessels, eye)
 
     def unseen_vessels(self) -> Network:
         """The vessel network that has seen no eye of LES-AV."""

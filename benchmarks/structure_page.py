@@ -1,17 +1,13 @@
-"""The page of evidence on arteries and veins, disc, fovea and lesions, from what was measured."""
+"""The page of evidence on arteries and veins and on lesions, from what was measured."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from foveal.evaluation.cohort_text import estimate
-from foveal.metrics.comparison import Estimate
-from foveal.metrics.segmentation import bootstrap_mean
 from foveal.pages import NOTICE
 from foveal.recipes.base import Finding
 from foveal.recipes.evidence import describe_environment, finding_row, table
@@ -22,12 +18,11 @@ from structure_lesion_scores import (
     resampled_precision,
     summarise_lesions,
 )
+from structure_tables import calibration_table, doubt_table, estimate_text, goal, mean_text, title_of
 
 if TYPE_CHECKING:
     from structures import Results
 
-EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
-PAGE = EVIDENCE / "structures.md"
 CSV = "structures_{}.csv"
 WAYS = {
     "network": "network alone",
@@ -42,22 +37,21 @@ MEASURES = {
     "segments": "segments",
     "segment_length": "segments, by length",
 }
-PIXEL_GOAL, SEGMENT_GOAL, DISC_GOAL, SECONDS_GOAL, NEAR = 0.90, 0.92, 0.93, 2.0, 0.5
+PIXEL_GOAL, SEGMENT_GOAL, SECONDS_GOAL = 0.90, 0.92, 2.0
 REMEMBERED = {"microaneurysms": 0.50, "haemorrhages": 0.68, "hard_exudates": 0.89, "soft_exudates": 0.70}
 
 
 def page(results: Results, seconds: float) -> str:
     """The page as Markdown."""
     parts = [
-        "# Arteries and veins, disc, fovea and lesions",
+        "# Arteries and veins, lesions",
         "Measured by `python benchmarks/structures.py --data DATA --write` on eyes that the networks have "
         "not seen. Brackets hold 95 % intervals of a bootstrap over patients. Goals were set beforehand; "
-        f"what did not hold stays here as not holding. {NOTICE}",
+        f"what did not hold stays here as not holding. Disc, fovea and "
+        f"side are in [landmarks.md](landmarks.md). {NOTICE}",
         "## In short",
         table(["claim", "expected", "measured", "holds"], [finding_row(f) for f in findings(results)]),
         *vessel_section(results),
-        *disc_section(results),
-        *fovea_section(results),
         *lesion_section(results),
         *doubt_section(results),
         *time_section(results),
@@ -71,7 +65,7 @@ def _run(seconds: float) -> dict[str, str]:
     return {
         "folds": "LES-AV: the field's usual halves, trained on one, scored on the other; IDRiD: three folds "
         "of 18 photographs, each a patient, shuffled with seed 0",
-        "seeds": "training 0, synthetic eyes of training 0 and of scoring 4001, bootstraps 0",
+        "seeds": "training 0, synthetic eyes of training 0, bootstraps 0",
         "time": f"{seconds:.0f} s with two threads, with the networks' maps kept from an earlier run where "
         "they were",
         **describe_environment(),
@@ -80,19 +74,10 @@ def _run(seconds: float) -> dict[str, str]:
 
 def findings(results: Results) -> list[Finding]:
     """Goals and what was measured."""
-    vessels, discs, circles = results.vessels, results.discs, results.circles
-    by_eye = circles[circles.photograph != "samples/retina"]
-    near = by_eye.center_error_radii <= NEAR
+    vessels = results.vessels
     found = [
-        _goal("balanced accuracy, true vessel pixels, LES-AV's test half", vessels.pixels_graph, PIXEL_GOAL),
-        _goal("the same on segments", vessels.segments_graph, SEGMENT_GOAL),
-        _goal("Dice of the optic disc, held-out folds of IDRiD", discs.dice, DISC_GOAL),
-        Finding(
-            "disc's centre within half a radius of the one placed by eye, LES-AV and CHASE_DB1",
-            f"all {len(by_eye)} photographs",
-            f"{int(near.sum())} of {len(by_eye)}",
-            bool(near.all()),
-        ),
+        goal("balanced accuracy, true vessel pixels, LES-AV's test half", vessels.pixels_graph, PIXEL_GOAL),
+        goal("the same on segments", vessels.segments_graph, SEGMENT_GOAL),
     ]
     for photograph, seconds in added_seconds(results.times).items():
         found.append(
@@ -101,20 +86,10 @@ def findings(results: Results) -> list[Finding]:
     return found
 
 
-def _goal(claim: str, values: pd.Series, goal: float) -> Finding:
-    mean, low, high = bootstrap_mean(values.tolist())
-    return Finding(claim, f"at least {goal:g}", f"{mean:.3f} ({low:.3f} to {high:.3f})", mean >= goal)
-
-
-def _mean(values: pd.Series) -> str:
-    mean, low, high = bootstrap_mean(values.tolist())
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
 def vessel_section(results: Results) -> list[str]:
     vessels, few = results.vessels, results.vessels_screened
     rows = [
-        [title, *(_mean(vessels[f"{measure}_{way}"]) for way in WAYS), _mean(few[f"{measure}_graph"])]
+        [title, *(mean_text(vessels[f"{measure}_{way}"]) for way in WAYS), mean_text(few[f"{measure}_graph"])]
         for measure, title in MEASURES.items()
     ]
     told = ("network", "graph", "true_mask")
@@ -148,105 +123,11 @@ def vessel_section(results: Results) -> list[str]:
     ]
 
 
-def disc_section(results: Results) -> list[str]:
-    discs, circles = results.discs, results.circles
-    by_eye = circles[circles.photograph != "samples/retina"]
-    rows = [
-        ["Dice, found disc", _mean(discs.dice), f"{discs.dice.median():.3f}", f"{discs.dice.min():.3f}"],
-        [
-            "Dice, network alone",
-            _mean(discs.dice_network),
-            f"{discs.dice_network.median():.3f}",
-            f"{discs.dice_network.min():.3f}",
-        ],
-    ]
-    folds = ", ".join(f"{value:.3f}" for value in discs.groupby("fold").dice.mean())
-    error = discs.center_error_radii
-    others = []
-    for collection, group in by_eye.groupby(by_eye.photograph.str.split("/").str[0]):
-        near = int((group.center_error_radii <= NEAR).sum())
-        others.append(
-            [
-                str(collection),
-                f"{near} of {len(group)}",
-                f"{group.center_error_radii.median():.2f}",
-                f"{group.center_error_radii.max():.2f}",
-                f"{group.radius_ratio.median():.2f}",
-            ]
-        )
-    worst = by_eye.sort_values("center_error_radii", ascending=False).head(3)
-    told = "; ".join(f"{row.photograph} {row.center_error_radii:.2f}" for row in worst.itertuples())
-    return [
-        "## Optic disc",
-        f"{len(discs)} photographs of IDRiD at their own size, each by the network of the fold that left it "
-        "out; the disc is its smooth closed outline.",
-        table(["", "mean", "median", "least"], rows),
-        f"Mean Dice by fold: {folds}. Not found: {int(error.isna().sum())}. Centre: median error "
-        f"{error.median():.3f} radii, largest {error.max():.3f}; Dice below 0.9 in "
-        f"{int((discs.dice < 0.9).sum())}. Least: "
-        + "; ".join(f"{r.photograph} {r.dice:.3f}" for r in discs.nsmallest(3, "dice").itertuples())
-        + f". Radius over the true one: median {discs.radius_ratio.median():.3f}. "
-        f"Each is in [{CSV.format('disc')}]({CSV.format('disc')}).",
-        "The worst: photograph, true disc in green and found one in yellow, the network's probability.",
-        *(
-            f"![{name}](structures/disc-{name.split('/')[1]}.jpg)"
-            for name in discs.nsmallest(2, "dice").photograph
-        ),
-        "The shipped network on photographs of other collections, beside circles placed by eye (so their "
-        "radius is no standard; errors in their radii):",
-        table(["", "within half a radius", "median error", "largest", "median radius ratio"], others),
-        f"The farthest: {told}; the first is shown, green by eye and yellow found. "
-        f"See [{CSV.format('landmarks')}]({CSV.format('landmarks')}).",
-        f"![{worst.iloc[0].photograph}](structures/disc-{worst.iloc[0].photograph.split('/')[1]}.jpg)",
-    ]
-
-
-def fovea_section(results: Results) -> list[str]:
-    eyes = results.foveas
-    shown = eyes[eyes.fovea_in_field]
-    error = shown.error_disc_diameters.dropna()
-    hidden = eyes[~eyes.fovea_in_field]
-    far = int((error > 0.5).sum())
-    circles = results.circles
-    sides = []
-    groups = circles.groupby(circles.photograph.str.split("/").str[0], sort=False)
-    for name, group in [(str(name), group) for name, group in groups] + [("synthetic", eyes)]:
-        right = int((group.side == group.side_found).sum())
-        undecided = int(group.side_found.isna().sum())
-        sides.append([name, str(len(group)), str(right), str(undecided), str(len(group) - right - undecided)])
-    return [
-        "## Fovea and side",
-        f"{len(eyes)} fresh synthetic eyes of 30 to 60 degrees (seed 4001; training used seed 0), centred on "
-        "the disc or the macula, with no to severe lesions, by the shipped networks; distances in diameters "
-        "of the true disc. No fovea is outlined in the photographs at hand, so this says how the finder does "
-        "on eyes as drawn, from which its network learned what a fovea is, and not how it does on patients.",
-        table(
-            ["fovea in the field", "found", "median error", "90th percentile", "largest", "over 0.5"],
-            [
-                [
-                    str(len(shown)),
-                    str(len(error)),
-                    f"{error.median():.3f}",
-                    f"{error.quantile(0.9):.3f}",
-                    f"{error.max():.3f}",
-                    str(far),
-                ]
-            ],
-        ),
-        f"Missed: {int((~shown.fovea_found).sum())} of {len(shown)}. Of {len(hidden)} eyes with the fovea "
-        f"out of the field, {int(hidden.fovea_found.sum())} were given one. Each eye is in "
-        f"[{CSV.format('fovea')}]({CSV.format('fovea')}).",
-        "The side, from the photograph alone (CHASE_DB1's file names and the drawing tell it; of LES-AV it "
-        "was told by eye, of the sample by its source):",
-        table(["", "photographs", "right", "undecided", "wrong"], sides),
-    ]
-
-
 def lesion_section(results: Results) -> list[str]:
     tally, summary = results.tally, summarise_lesions(results.lesions)
     rows, singles = [], []
     for kind, threshold in results.thresholds.items():
-        title, folds = _title(kind), sorted(set(tally.folds))
+        title, folds = title_of(kind), sorted(set(tally.folds))
         by_fold = [average_precision(tally.of(kind, fold).sum(axis=0)) for fold in folds]
         pixels = tally.of(kind)
         value, low, high = resampled_precision(pixels)
@@ -293,37 +174,15 @@ def lesion_section(results: Results) -> list[str]:
     ]
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _estimate(value: Estimate) -> str:
-    return estimate(*value)
-
-
 def doubt_section(results: Results) -> list[str]:
-    rows = [
-        [_title(name), f"{s.items}", *(_estimate(x) for x in (s.ece, s.brier, s.slope, s.in_the_large))]
-        for name, s in results.calibration.items()
-    ]
-    risks = [
-        [
-            _title(name),
-            _estimate(found["probability"].base_risk),
-            f"{found['probability'].ideal_aurc.value:.2g}",
-        ]
-        + [_estimate(found[by].aurc) for by in found]
-        + [_estimate(found[by].auroc) for by in found]
-        for name, found in results.selective.items()
-    ]
-    slope = results.calibration["artery or vein, pixels"].slope
+    slope = results.worth.calibration["artery or vein, pixels"].slope
     return [
         "## What the probabilities and the doubt are worth",
         "Artery or vein: true vessel pixels of one known kind that were found, and found segments of a known "
-        "kind, whose probability is (1 + score) / 2. Disc and lesions: every fourth row and column of the "
+        "kind, whose probability is (1 + score) / 2. Lesions: every fourth row and column of the "
         "field in the held-out photographs; nearly all of it is background, which is easy, so that errors "
         "are rare by nature and the slope tells more than the ECE. Slopes below 1: too sure.",
-        table(["", "items", "ECE", "Brier", "slope", "offset at slope 1"], rows),
+        calibration_table(results.worth),
         "![Reliability](structures/reliability.svg)",
         "An error is a pixel on the wrong side of the threshold (one half; for lesions those above), a "
         "segment of the wrong kind, a found lesion that touches none. AURC is the area under risk over "
@@ -331,25 +190,14 @@ def doubt_section(results: Results) -> list[str]:
         "that an error is more doubtful than a right item. Two doubts are compared: 1 - |2 p - 1| (for "
         "found lesions 1 - p), and the standard deviation over mirrored views (self-consistency), four of "
         "them, two for lesions.",
-        table(
-            [
-                "",
-                "error rate",
-                "ideal AURC",
-                "AURC, probability",
-                "AURC, spread",
-                "AUROC, probability",
-                "AUROC, spread",
-            ],
-            risks,
-        ),
+        doubt_table(results.worth),
         "Probabilities that are low in every view have a small spread, whether right or wrong. Of found "
         "lesions the spread alone therefore puts the false ones among the sure; it is "
         "to be used beside the probability, not in its place.",
         "![Risk by probability](structures/risk-coverage-probability.svg)",
         "![Risk by spread](structures/risk-coverage-spread.svg)",
         f"A temperature of {results.temperature:.2f} fits the artery/vein network on its own training half, "
-        f"where a network is surer than elsewhere; on the test half the slope is {_estimate(slope)}, a "
+        f"where a network is surer than elsewhere; on the test half the slope is {estimate_text(slope)}, a "
         f"temperature of {1 / slope.value:.2f}.",
     ]
 

@@ -1,12 +1,12 @@
-"""Score the networks of arteries and veins, landmarks and lesions on eyes that they have not seen.
+"""Score the networks of arteries and veins and of lesions on eyes that they have not seen.
 
     python benchmarks/structures.py --data DATA [--runs runs/structures] [--write]
 
 The networks are those that `benchmarks/training/structures.py` makes: the artery/vein network is scored on
-the other half of LES-AV, on vessels found by a network that has seen no eye of LES-AV; disc and lesions on
-IDRiD by the network of the fold that left a photograph out; disc, fovea and side by the shipped network on
-LES-AV, CHASE_DB1 and fresh synthetic eyes. What the networks say is kept in RUNS/kept, so that a second run
-takes a few minutes. `--write` keeps the page, its tables and its pictures in docs/evidence.
+the other half of LES-AV, on vessels found by a network that has seen no eye of LES-AV; lesions on IDRiD by
+the network of the fold that left a photograph out. `benchmarks/landmarks.py` scores disc, fovea and side.
+What the networks say is kept in RUNS/kept, so that a second run takes a few minutes. `--write` keeps the
+page, its tables and its pictures in docs/evidence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from foveal.evaluation.calibration_figures import reliability_figure, risk_coverage_figure
-from foveal.files import write_atomically
 from foveal.measurement.eye import Eye
 from foveal.measurement.optic_disc import find_disc
-from foveal.metrics.calibration import CalibrationScores, equal_width_curve
 from foveal.metrics.selective import RiskCoverage, risk_coverage, risk_table
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
@@ -36,36 +33,26 @@ from foveal.screening import structures as screened
 from foveal.segmentation.inference import segment_vessels
 from structure_doubt import (
     RESAMPLES,
-    UNCERTAINTIES,
     Doubt,
-    add_disc,
+    Worth,
     add_lesions,
     add_vessels,
     found_lesion_rows,
     temperature_of,
+    worth_of,
 )
 from structure_lesion_scores import KINDS, LesionCase, PixelTally, best_threshold, found_of, lesion_rows
-from structure_maps import Networks
-from structure_page import EVIDENCE, PAGE, page
-from structure_pictures import circle_picture, disc_picture, vessel_picture
-from structure_scores import (
-    circle_rows,
-    disc_cases,
-    disc_row,
-    fovea_rows,
-    read_circled,
-    sample_row,
-    vessel_cases,
-    vessel_row,
-)
+from structure_maps import DATA, Networks
+from structure_page import page
+from structure_pictures import vessel_picture
+from structure_scores import vessel_cases, vessel_row
+from structure_tables import keep
 from training.structures import WEIGHTS, idrid_folds
 
-DATA = Path(os.environ.get("FOVEAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-ROOT = Path(__file__).parents[1]
 REPEATS = 3
 SCREENED_VIEWS = 2  # mirror images of a screening run, of arteries and veins
 WORST = 2  # eyes that are shown
+NAME = "structures"  # of the page
 
 
 @dataclass(frozen=True)
@@ -75,30 +62,22 @@ class Results:
     Attributes:
         vessels: a row an eye of LES-AV's test half; `vessels_screened` with a screening run's
             mirror images.
-        discs: a row a photograph of IDRiD.
-        circles: a row a photograph of LES-AV and CHASE_DB1, and the sample.
-        foveas: a row a synthetic eye.
         tally: pixels of lesions by probability.
         thresholds: by kind, the best for Dice over the held-out folds.
         lesions: a row a photograph and kind, at these thresholds.
         found_lesions: a row a found lesion.
-        calibration: by title.
-        selective: by title and uncertainty.
+        worth: calibration and doubt of all of these.
         temperature: of the artery/vein network, from its training half.
         times: a row a photograph and step.
     """
 
     vessels: pd.DataFrame
     vessels_screened: pd.DataFrame
-    discs: pd.DataFrame
-    circles: pd.DataFrame
-    foveas: pd.DataFrame
     tally: PixelTally
     thresholds: dict[str, float]
     lesions: pd.DataFrame
     found_lesions: pd.DataFrame
-    calibration: dict[str, CalibrationScores]
-    selective: dict[str, dict[str, RiskCoverage]]
+    worth: Worth
     temperature: float
     times: pd.DataFrame
 
@@ -172,26 +151,6 @@ def measure_vessels(data: Path, networks: Networks) -> tuple[dict[str, Any], dic
     return found, {"artery or vein, pixels": pixels, "artery or vein, segments": segments}, pictures
 
 
-def measure_landmarks(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt], Pictures]:
-    """What `Results` holds of disc, fovea and side, the disc's calibration, and the worst discs."""
-    doubt, rows, worst = Doubt(), [], {}
-    for case in disc_cases(data, networks):
-        rows.append(disc_row(case))
-        add_disc(case, doubt)
-        so_far = pd.DataFrame(rows).nsmallest(WORST, "dice").photograph.tolist()
-        if case.patient in so_far:
-            worst[case.patient] = disc_picture(case)
-        worst = {name: worst[name] for name in so_far}
-    circles = pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)])
-    found = {"discs": pd.DataFrame(rows), "circles": circles, "foveas": pd.DataFrame(fovea_rows(networks))}
-    pictures = {f"disc-{name.split('/')[1]}.jpg": content for name, content in worst.items()}
-    for _, row in circles.nlargest(1, "center_error_radii").iterrows():
-        name = str(row.photograph)
-        pictures[f"disc-{name.split('/')[1]}.jpg"] = circle_picture(read_circled(data, name), row)
-    _say("disc, Dice", found["discs"].dice.describe().round(4).to_dict())
-    return found, {"disc": doubt}, pictures
-
-
 def measure_lesions(data: Path, networks: Networks) -> tuple[dict[str, Any], dict[str, Doubt]]:
     """What `Results` holds of lesions, and the calibration of each kind."""
     tally = PixelTally()
@@ -214,27 +173,13 @@ def measure_lesions(data: Path, networks: Networks) -> tuple[dict[str, Any], dic
     }, doubts
 
 
-def calibrate(doubts: Mapping[str, Doubt], found_lesions: pd.DataFrame) -> tuple[dict[str, Any], Pictures]:
-    """What `Results` holds of calibration and doubt, and their figures."""
-    scores = {name: doubt.scores() for name, doubt in doubts.items()}
-    curves = {name: equal_width_curve(doubt.counts, resamples=RESAMPLES) for name, doubt in doubts.items()}
-    selective = {name: doubt.selective() for name, doubt in doubts.items()} | found_selective(found_lesions)
-    pictures = {"reliability.svg": reliability_figure(curves, scores)}
-    for name in UNCERTAINTIES:
-        chosen = {title: found[name] for title, found in selective.items()}
-        pictures[f"risk-coverage-{name}.svg"] = risk_coverage_figure(chosen)
-    return {"calibration": scores, "selective": selective}, pictures
-
-
 def measure(data: Path, networks: Networks) -> tuple[Results, Pictures]:
     """Everything on the page, and its pictures by name."""
     vessels, vessel_doubts, pictures = measure_vessels(data, networks)
-    landmarks, disc_doubts, discs = measure_landmarks(data, networks)
     lesions, lesion_doubts = measure_lesions(data, networks)
     times = pd.DataFrame(time_rows(data))
-    calibration, figures = calibrate(vessel_doubts | disc_doubts | lesion_doubts, lesions["found_lesions"])
-    results = Results(**vessels, **landmarks, **lesions, **calibration, times=times)
-    return results, pictures | discs | figures
+    worth = worth_of(vessel_doubts | lesion_doubts, found_selective(lesions["found_lesions"]))
+    return Results(**vessels, **lesions, worth=worth, times=times), pictures | worth.figures
 
 
 def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
@@ -253,27 +198,15 @@ def _say(title: str, numbers: dict[str, float]) -> None:
     print(f"{title}: {json.dumps(numbers)}", flush=True)
 
 
-def write(results: Results, pictures: Pictures, text: str) -> None:
-    """Keep the page, its tables and its pictures."""
-    tables = {"artery_vein": "vessels", "disc": "discs", "landmarks": "circles", "fovea": "foveas"}
-    for name, attribute in (tables | {"lesions": "lesions", "time": "times"}).items():
-        kept = getattr(results, attribute).to_csv(index=False, float_format="%.5g", lineterminator="\n")
-        write_atomically(EVIDENCE / f"structures_{name}.csv", kept)
-    (EVIDENCE / "structures").mkdir(exist_ok=True)
-    for name, content in pictures.items():
-        write_atomically(EVIDENCE / "structures" / name, content)
-    write_atomically(PAGE, text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with LES-AV, CHASE_DB1 and IDRiD")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with LES-AV and IDRiD")
     parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
     parser.add_argument("--vessels", type=Path, default=Path("runs/vessels/without-LES-AV/model"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help=f"keep {PAGE.name}, its tables and pictures")
+    parser.add_argument("--write", action="store_true", help=f"keep {NAME}.md, its tables and pictures")
     options = parser.parse_args()
     if not ((options.data / "IDRiD").is_dir() and (options.runs / "lesions").is_dir()):
         print(
@@ -286,7 +219,8 @@ def main() -> None:
     text = page(results, time.perf_counter() - start)
     print(text)
     if options.write:
-        write(results, pictures, text)
+        tables = {"artery_vein": results.vessels, "lesions": results.lesions, "time": results.times}
+        keep(NAME, text, tables=tables, pictures=pictures)
 
 
 if __name__ == "__main__":
