@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveal.scans.field_of_view import field_square
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import pictures
-from foveal.screening.grading import field_square, place_square
+from foveal.screening.grading import place_square
 from foveal.screening.screener import probability_levels
 
 

@@ -38,8 +38,8 @@ class ClassificationObjective(Objective):
             return {"loss": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
         if labels.shape != logits.shape:
             raise ValueError(
-                f"labels have shape {tuple(labels.shape)}, logits {tuple(logits.shape)}; with several findings "
-                "an image both are (B, K)"
+                f"labels have shape {tuple(labels.shape)}, logits {tuple(logits.shape)}; with several "
+                "findings an image both are (B, K)"
             )
         targets = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
         return {"loss": F.binary_cross_entropy_with_logits(logits, targets)}

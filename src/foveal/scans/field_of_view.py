@@ -4,12 +4,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from foveal.scans.boxes import Box, crop, crop_padded, place_back
 from foveal.scans.circle import Circle
 from foveal.scans.outline import Limits, find_outline, refine_outline, working_copy
 
-__all__ = ["Box", "FieldOfView", "crop", "crop_padded", "find_field_of_view", "place_back", "square_box"]
+__all__ = [
+    "Box",
+    "FieldOfView",
+    "crop",
+    "crop_padded",
+    "field_square",
+    "find_field_of_view",
+    "place_back",
+    "square_box",
+]
 
 MIN_CONTRAST = 6.0  # grey levels; an image with less range everywhere holds nothing to see
 FULL_SHARE = 0.98  # of the frame; a field that covers more than this is called "full"
@@ -80,6 +90,13 @@ def square_box(field: FieldOfView) -> Box:
     top = int(np.floor(field.center[0] - side / 2 + 0.5))
     left = int(np.floor(field.center[1] - side / 2 + 0.5))
     return top, left, top + side, left + side
+
+
+def field_square(image: np.ndarray, field: FieldOfView, *, size: int) -> np.ndarray:
+    """The square around the field of view as (size, size, 3) uint8, black outside the field."""
+    inside = np.where(field.mask[..., None], image, np.uint8(0))
+    square = Image.fromarray(crop_padded(inside, square_box(field)))
+    return np.array(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
 def _trim(image: np.ndarray) -> Box:

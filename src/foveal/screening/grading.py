@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from foveal.scans.field_of_view import FieldOfView, crop_padded, square_box
+from foveal.scans.field_of_view import FieldOfView, field_square, square_box
 from foveal.screening.pictures import SOFT_SIDE, fitted_size
 from foveal.screening.records import Value
 
@@ -58,13 +58,6 @@ class Grader:
         heat = relevance[0].detach().float().cpu().clamp_min(0)
         heat = heat / heat.max().clamp_min(1e-12)
         return values, place_square((heat * 255).round().to(torch.uint8).numpy(), field)
-
-
-def field_square(image: np.ndarray, field: FieldOfView, *, size: int) -> np.ndarray:
-    """The square around the field of view as (size, size, 3) uint8, black outside the field."""
-    inside = np.where(field.mask[..., None], image, np.uint8(0))
-    square = Image.fromarray(crop_padded(inside, square_box(field)))
-    return np.array(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
 def place_square(levels: np.ndarray, field: FieldOfView) -> np.ndarray:

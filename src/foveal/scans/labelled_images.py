@@ -1,0 +1,291 @@
+"""Images with class labels: MedMNIST's `.npz` files (Yang et al. 2023) and one folder of images a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from foveal.scans.manifest import read_manifest, split_patients
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foveal.scans.discovery import ScanRef
+
+View = Literal["whole", "field"]
+SPLITS = ("train", "val", "test")
+_FOLDER_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that is left out: where it is, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImages:
+    """Images whose pixels can be taken one by one.
+
+    Attributes:
+        split: their labels, names and patients, M of each.
+        array: (N, H, W) or (N, H, W, C) uint8, N at least M; may be mapped from a temporary file.
+        skipped: images that could not be read and are not in `split`.
+    """
+
+    split: LabelledSplit
+    array: np.ndarray
+    skipped: tuple[Skipped, ...]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def image(self, index: int) -> np.ndarray:
+        """Pixels of image `index` of the split, (H, W) or (H, W, C) uint8."""
+        return np.asarray(self.array[self.split.rows[index]])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSplit:
+    """Images of one split with their labels; pixels are read when `load` is called.
+
+    Attributes:
+        labels: (N,) int64 classes, or (N, K) float32 of 0 and 1 where an image has several findings.
+        names: one an image: its path below the folder, or its split and row.
+        patients: one an image; None where nobody says.
+        rows: (N,) where the images are in the array that `read` gives.
+        read: (size, channels, view) to an array of pixels, and why some rows of it could not be read.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    rows: np.ndarray
+    read: Callable[[int, int, View], tuple[np.ndarray, Mapping[int, str]]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, *, size: int, channels: int, view: View = "whole") -> LoadedImages:
+        """Read the images, each once, with memory that does not grow with their number.
+
+        What has many pixels is in a temporary file that is mapped to memory and vanishes with the array.
+
+        Args:
+            size: pixels along each side of a photograph's square; those of an `.npz` stay as they are.
+            channels: 1 (grey) or 3 (RGB) of a photograph; those of an `.npz` stay as they are.
+            view: "whole" photographs on a black square, or the square around the "field" of view of an eye,
+                as screening sees it.
+
+        Raises:
+            ValueError: no image could be read; `channels` is neither 1 nor 3.
+        """
+        if channels not in (1, 3):
+            raise ValueError(f"channels is {channels}; images are read with 1 (grey) or 3 (RGB)")
+        array, failures = self.read(size, channels, view)
+        failed = np.isin(self.rows, list(failures))
+        skipped = tuple(
+            Skipped(self.names[index], failures[int(self.rows[index])]) for index in np.flatnonzero(failed)
+        )
+        if failed.all():
+            raise ValueError(
+                f"none of {len(self)} images can be read; {skipped[0].path}: {skipped[0].reason}"
+            )
+        return LoadedImages(self.subset(np.flatnonzero(~failed)) if skipped else self, array, skipped)
+
+    def subset(self, chosen: np.ndarray) -> LabelledSplit:
+        """The images of these numbers, in this order."""
+        return LabelledSplit(
+            self.labels[chosen],
+            tuple(self.names[index] for index in chosen),
+            tuple(self.patients[index] for index in chosen),
+            self.rows[chosen],
+            self.read,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """A data set for classification.
+
+    Attributes:
+        source: the file or folder.
+        classes: names in the order of the labels.
+        several: an image may have any number of the classes.
+        splits: by name, of "train", "val" and "test"; "train" is always there.
+        skipped: images that were left out before reading.
+    """
+
+    source: Path
+    classes: tuple[str, ...]
+    several: bool
+    splits: Mapping[str, LabelledSplit]
+    skipped: tuple[Skipped, ...] = ()
+
+    def with_validation(self, fraction: float, *, seed: int) -> LabelledImages:
+        """The same data with a split "val", dealt from "train" by patient and class where there is none.
+
+        Args:
+            fraction: share of the training images.
+            seed: of the dealing.
+
+        Raises:
+            ValueError: too few patients.
+        """
+        if "val" in self.splits:
+            return self
+        import pandas as pd
+
+        train = self.splits["train"]
+        frame = pd.DataFrame({"path": train.names, "patient": train.patients})
+        if not self.several:
+            frame["label"] = train.labels
+        side = split_patients(
+            frame,
+            fractions={"train": 1 - fraction, "val": fraction},
+            seed=seed,
+            stratify=None if self.several else "label",
+        ).to_numpy()
+        parts = {name: train.subset(np.flatnonzero(side == name)) for name in ("train", "val")}
+        return replace(self, splits={**self.splits, **parts})
+
+
+def read_labelled_images(source: str | Path) -> LabelledImages:
+    """Labels and names of a data set; pixels are read later, by `LabelledSplit.load`.
+
+    Sources:
+        - `.npz` in the layout of MedMNIST: `train_images` (N, H, W) or (N, H, W, 3) uint8 and `train_labels`
+          (N,) or (N, 1) of classes from 0, or (N, K) of 0 and 1 for several findings; the same of `val` and
+          `test` where they are there; `class_names` (K,) where it is there, else "0", "1", ...;
+        - a folder with one folder a class, of images of every kind that `read_scan` reads, in folders below it
+          too;
+        - a folder with `train`, `val` and `test` (the last two where they are there), each with one folder a
+          class.
+        Classes of folders are ordered by name. A `manifest.csv` or `manifest.parquet` in the folder tells the
+        patients of the images (see `read_manifest`); all others are taken for patients of their own.
+
+    Raises:
+        FileNotFoundError: the source does not exist.
+        ValueError: it is none of these, has no training images, or fewer than two classes, or labels that do
+            not fit; names the file, the split and the first image at fault.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return _read_folder(source)
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; allowed: a .npz file or a folder of images")
+    if source.suffix.lower() != ".npz":
+        raise ValueError(
+            f"{source} ends in {source.suffix or 'nothing'}; allowed: .npz, or a folder of images"
+        )
+    from foveal.scans.labelled_arrays import read_arrays
+
+    arrays = read_arrays(source, SPLITS)
+    splits = {
+        name: LabelledSplit(
+            labels,
+            tuple(f"{name}/{row}" for row in range(len(labels))),
+            (None,) * len(labels),
+            np.arange(len(labels)),
+            lambda size, channels, view, load=load: (load(), {}),  # type: ignore[misc]
+        )
+        for name, (load, labels) in arrays.splits.items()
+    }
+    return LabelledImages(source, arrays.classes, arrays.several, splits)
+
+
+def _read_folder(source: Path) -> LabelledImages:
+    folders = _folders(source)
+    split_folders = {_FOLDER_NAMES[f.name.lower()]: f for f in folders if f.name.lower() in _FOLDER_NAMES}
+    if "train" not in split_folders:
+        if split_folders and len(split_folders) == len(folders):
+            raise ValueError(f"{source} holds {', '.join(split_folders)} but no folder train to learn from")
+        split_folders = {"train": source}
+    elif len(split_folders) != len(folders):
+        odd = [f.name for f in folders if f.name.lower() not in _FOLDER_NAMES]
+        raise ValueError(
+            f"{source} holds a folder train and also {', '.join(odd) or 'two of one split'}; allowed beside "
+            f"train: val (valid, validation) and test"
+        )
+    classes = tuple(folder.name for folder in _folders(split_folders["train"]))
+    if len(classes) < 2:
+        raise ValueError(
+            f"{split_folders['train']} holds {len(classes)} folder(s) of images; classification needs "
+            "one folder a class, at least two"
+        )
+    patients = _patients(source)
+    splits, skipped = {}, []
+    for name in SPLITS:
+        if name in split_folders:
+            splits[name], left_out = _folder_split(source, split_folders[name], classes, patients)
+            skipped += left_out
+    _check_patients(source, splits)
+    return LabelledImages(source, classes, False, splits, tuple(skipped))
+
+
+def _folder_split(
+    source: Path, folder: Path, classes: Sequence[str], patients: Mapping[Path, str]
+) -> tuple[LabelledSplit, list[Skipped]]:
+    from foveal.scans.discovery import find_scans
+
+    refs: list[ScanRef] = []
+    labels: list[int] = []
+    skipped = []
+    for class_folder in _folders(folder):
+        if class_folder.name not in classes:
+            raise ValueError(
+                f"{class_folder} is of no class that the training images have: {', '.join(classes)}"
+            )
+        for ref in find_scans(class_folder):
+            if ref.error is not None:
+                skipped.append(Skipped(str(ref.path.relative_to(source)), ref.error))
+                continue
+            refs.append(ref)
+            labels.append(classes.index(class_folder.name))
+    if not refs:
+        raise ValueError(f"{folder} holds no image in its folders of classes")
+    paths = [ref.path for ref in refs]
+
+    @cache  # splits that are dealt from these images share the pixels
+    def read(size: int, channels: int, view: View) -> tuple[np.ndarray, Mapping[int, str]]:
+        from foveal.scans.labelled_arrays import stack_photographs
+
+        return stack_photographs(paths, size=size, channels=channels, view=view)
+
+    names = tuple(str(path.relative_to(source)) for path in paths)
+    owners = tuple(patients.get(path.resolve()) for path in paths)
+    numbers = np.array(labels, dtype=np.int64)
+    return LabelledSplit(numbers, names, owners, np.arange(len(paths)), read), skipped
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _patients(source: Path) -> dict[Path, str]:
+    """Patients by the real path of their images, from the folder's manifest if there is one."""
+    for name in ("manifest.csv", "manifest.parquet"):
+        if (source / name).is_file():
+            frame = read_manifest(source / name)
+            if "patient" in frame:
+                pairs = zip(frame["path"], frame["patient"], strict=True)
+                return {(source / path).resolve(): patient for path, patient in pairs if patient}
+    return {}
+
+
+def _check_patients(source: Path, splits: Mapping[str, LabelledSplit]) -> None:
+    first: dict[str, str] = {}
+    for name, split in splits.items():
+        for patient in split.patients:
+            if patient is not None and first.setdefault(patient, name) != name:
+                raise ValueError(
+                    f"{source}: patient {patient} has images in {first[patient]} and in {name}; allowed: "
+                    "all of a patient in one split"
+                )
