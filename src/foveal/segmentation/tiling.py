@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from foveal.blocks.tiles import tile_corners, tile_window
 
 
 def tiled_inference(
@@ -50,12 +52,11 @@ def tiled_inference(
         # The same bound on what is in the network at once holds for many small images.
         parts = [network(part)[..., :height, :width].float() for part in padded.split(batch)]
         return torch.cat(parts)
-    window = _window(tile, images.device)
+    window = tile_window(tile, device=images.device)
     total: Tensor | None = None
     weight = torch.zeros(height, width, device=images.device)
-    jobs = [
-        (b, top, left) for b in range(len(images)) for top, left in _corners(height, width, tile, overlap)
-    ]
+    corners = tile_corners(height, width, tile, overlap)
+    jobs = [(b, top, left) for b in range(len(images)) for top, left in corners]
     for start in range(0, len(jobs), batch):
         chunk = jobs[start : start + batch]
         tiles = torch.stack([_cut(images[b], top, left, tile) for b, top, left in chunk])
@@ -72,27 +73,6 @@ def tiled_inference(
     return total.div_(weight)
 
 
-def _corners(height: int, width: int, tile: int, overlap: float) -> Iterator[tuple[int, int]]:
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
-            yield top, left
-
-
-def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Evenly spread starts of the fewest tiles that cover `length` with at least the overlap wanted."""
-    if length <= tile:
-        return [0]
-    step = max(1, int(tile * (1 - overlap)))
-    count = -(-(length - tile) // step) + 1
-    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
-
-
 def _cut(image: Tensor, top: int, left: int, tile: int) -> Tensor:
     part = image[:, top : top + tile, left : left + tile]
     return F.pad(part, (0, tile - part.shape[-1], 0, tile - part.shape[-2]))
-
-
-def _window(tile: int, device: torch.device) -> Tensor:
-    ramp = torch.arange(tile, device=device, dtype=torch.float32) + 0.5
-    profile = torch.minimum(ramp, tile - ramp) / (tile / 2)
-    return torch.outer(profile, profile).clamp_min(1e-3)
