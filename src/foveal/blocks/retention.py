@@ -54,7 +54,7 @@ class Retention(nn.Module):
         grid: None for a sequence. "up-left" decays by the distance in rows plus that in columns, and each
             cell sees those up and left of it; "corners" is the mean of this from all four corners. Tokens
             after those of the grid, such as a class token, follow its last corner one by one.
-        post: what follows the heads: layer norm over D and GELU, or RetNet's norm of each head and swish gate.
+        post: what follows the heads: layer norm over D and GELU, or RetNet's norm of each head and its gate.
         stabilise: RetNet's two divisors of each row: the root of the row sum of decays, and the size of the
             row's sum of scores where that is above 1. They leave the output of `gn_gate` as it is, but for
             the norm's epsilon, and keep numbers in range. Sequences only.
