@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,8 @@ class ClassifierConfig(Settings):
     """Everything that rebuilds a `Classifier`.
 
     `size` is the side in pixels of the square image it takes; `ordinal` says that the classes are
-    grades in rising order.
+    grades in rising order. `activation` is "softmax" where an image is of one class, "sigmoid" where it may
+    have any number of them.
     """
 
     encoder: str
@@ -27,6 +28,7 @@ class ClassifierConfig(Settings):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     ordinal: bool = False
+    activation: Literal["softmax", "sigmoid"] = "softmax"
     temperature: float = Field(1.0, gt=0)
 
 
@@ -51,8 +53,9 @@ class Classifier(PretrainedModel):
 
     @torch.inference_mode()
     def predict_proba(self, images: Tensor) -> Tensor:
-        """Probabilities (B, classes), rows sum to 1: softmax of the logits over the temperature."""
-        return torch.softmax(self(images) / self.config.temperature, dim=-1)
+        """Probabilities (B, classes) of the logits over the temperature; softmax makes rows that sum to 1."""
+        logits = self(images) / self.config.temperature
+        return logits.sigmoid() if self.config.activation == "sigmoid" else logits.softmax(dim=-1)
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,12 +13,15 @@ class ClassificationSettings(Settings):
     """Loss, mixing of images, augmentation and the loop's settings of a classification training."""
 
     training: dict[str, Any] = Field(default_factory=dict, description="of TrainingSettings")
-    augmentation: dict[str, Any] = Field(default_factory=dict, description="of AugmentationSettings")
+    augmentation: dict[str, Any] = Field(default_factory=dict, description="of ImageAugmentation")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
     validation_fraction: float = Field(
         0.2, gt=0, lt=1, description="of the training images, where the data has no validation split"
+    )
+    view: Literal["whole", "field"] = Field(
+        "whole", description="photographs as they are, or the eye's field of view as screening sees it"
     )
     mean: tuple[float, ...] | None = Field(None, description="of each channel; None measures it")
     std: tuple[float, ...] | None = Field(None, description="of each channel; None measures it")

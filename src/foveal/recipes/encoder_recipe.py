@@ -76,16 +76,18 @@ class EncoderRecipe(Recipe[E], abstract=True):
         return Classifier(self.classifier_config(settings))
 
     def train(self, settings: E, *, data: Path | None, out: Path) -> None:
-        """Train on labelled images and save the model to `out`/model, its validation to `out`.
+        """Train on labelled images; tells the scores and saves the model to `out`/model.
 
         Args:
             settings: hyper-parameters.
             data: a MedMNIST `.npz` file, or a folder of images in one folder a class.
-            out: receives checkpoints, log, model and predictions.csv.
+            out: receives the model, predictions, checkpoints and log; see `train_classifier`.
 
         Raises:
             ValueError: no data, or data that cannot be learnt from; see `read_labelled_images`.
         """
+        from rich.console import Console
+
         from foveal.scans.labelled_images import read_labelled_images
         from foveal.training.classification import train_classifier
 
@@ -95,4 +97,14 @@ class EncoderRecipe(Recipe[E], abstract=True):
             )
         images = read_labelled_images(data)
         config = self.classifier_config(settings, classes=images.classes)
-        train_classifier(config, images, settings, out)
+        trained = train_classifier(config, images, settings, out)
+        console = Console(soft_wrap=True, highlight=False)
+        for split, scores in trained.scores.items():
+            told = ", ".join(
+                f"{name.replace('_', ' ')} {value:.3f} ({low:.3f} to {high:.3f})"
+                for name, (value, low, high) in scores._asdict().items()
+            )
+            console.print(f"{split}, {trained.images[split]} images: {told}", markup=False)
+        if trained.skipped:
+            console.print(f"{len(trained.skipped)} images left out, see {out / 'skipped.csv'}", markup=False)
+        console.print(f"model: {out / 'model'}", markup=False)

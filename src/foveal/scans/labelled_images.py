@@ -95,9 +95,8 @@ class LabelledSplit:
             Skipped(self.names[index], failures[int(self.rows[index])]) for index in np.flatnonzero(failed)
         )
         if failed.all():
-            raise ValueError(
-                f"none of {len(self)} images can be read; {skipped[0].path}: {skipped[0].reason}"
-            )
+            first = skipped[0]
+            raise ValueError(f"none of {len(self)} images can be read; {first.path}: {first.reason}")
         return LoadedImages(self.subset(np.flatnonzero(~failed)) if skipped else self, array, skipped)
 
     def subset(self, chosen: np.ndarray) -> LabelledSplit:
@@ -161,11 +160,11 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
     """Labels and names of a data set; pixels are read later, by `LabelledSplit.load`.
 
     Sources:
-        - `.npz` in the layout of MedMNIST: `train_images` (N, H, W) or (N, H, W, 3) uint8 and `train_labels`
+        - `.npz` in the layout of MedMNIST: `train_images` (N, H, W) or (N, H, W, 3) uint8, `train_labels`
           (N,) or (N, 1) of classes from 0, or (N, K) of 0 and 1 for several findings; the same of `val` and
           `test` where they are there; `class_names` (K,) where it is there, else "0", "1", ...;
-        - a folder with one folder a class, of images of every kind that `read_scan` reads, in folders below it
-          too;
+        - a folder with one folder a class, of images of every kind that `read_scan` reads, in folders below
+          it too;
         - a folder with `train`, `val` and `test` (the last two where they are there), each with one folder a
           class.
         Classes of folders are ordered by name. A `manifest.csv` or `manifest.parquet` in the folder tells the
@@ -182,9 +181,7 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; allowed: a .npz file or a folder of images")
     if source.suffix.lower() != ".npz":
-        raise ValueError(
-            f"{source} ends in {source.suffix or 'nothing'}; allowed: .npz, or a folder of images"
-        )
+        raise ValueError(f"{source} ends in {source.suffix or 'nothing'}; allowed: .npz or a folder")
     from foveal.scans.labelled_arrays import read_arrays
 
     arrays = read_arrays(source, SPLITS)

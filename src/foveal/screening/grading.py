@@ -18,13 +18,22 @@ class Grader:
         device: torch device.
 
     Raises:
-        OSError, ValueError: the folder cannot be loaded as a classifier.
+        OSError, ValueError: the folder cannot be loaded as a classifier of one grade an RGB photograph.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
         from foveal.models import Classifier
 
         self.model = Classifier.from_pretrained(folder).to(device).eval()
+        if self.model.config.activation != "softmax":
+            raise ValueError(
+                f"{folder} tells several findings of a photograph; a classifier of one grade each is wanted"
+            )
+        if self.model.encoder.in_channels != 3:
+            raise ValueError(
+                f"{folder} takes images of {self.model.encoder.in_channels} channels; photographs have 3: "
+                "train with in_channels=3"
+            )
         self.device = device
 
     def __call__(self, image: np.ndarray, field: FieldOfView) -> tuple[dict[str, Value], np.ndarray]:

@@ -1,0 +1,262 @@
+"""Training of a classifier on labelled images: the loop, its validation, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from foveal.files import write_atomically
+from foveal.metrics.discrimination import (
+    DiscriminationIntervals,
+    discrimination,
+    discrimination_intervals,
+)
+from foveal.models.classifier import Classifier, ClassifierConfig
+from foveal.objectives.classification import ClassificationObjective
+from foveal.objectives.classification_settings import ClassificationSettings
+from foveal.training.labelled_samples import ImageAugmentation, LabelledSamples, mixed_batches
+from foveal.training.loop import fit
+from foveal.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from foveal.scans.labelled_images import LabelledImages, LabelledSplit, Skipped
+
+_EVALUATIONS = 10
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A trained classifier and how it does.
+
+    Attributes:
+        model: in evaluation mode.
+        scores: of the splits "val" and, where the data has one, "test", with intervals over patients.
+        images: how many each split has.
+        skipped: images that could not be read.
+    """
+
+    model: Classifier
+    scores: dict[str, DiscriminationIntervals]
+    images: dict[str, int]
+    skipped: tuple[Skipped, ...]
+
+
+def train_classifier(
+    config: ClassifierConfig,
+    data: LabelledImages,
+    settings: ClassificationSettings,
+    folder: Path | None,
+    *,
+    progress: bool = True,
+) -> TrainedClassifier:
+    """Train a classifier; ten times on the way, or as `training.evaluate_every` says, it is validated.
+
+    Writes to `folder`: `model/` (with a card), `predictions.csv` of the validation split,
+    `predictions_test.csv` where there is a test split (which nothing else looks at), `scores.json`,
+    `skipped.csv` where images could not be read, and what the loop writes. A stopped training goes on there.
+
+    Args:
+        config: of the classifier; its `mean`, `std` and `activation` are set from data and settings.
+        data: labelled images; a validation split is dealt from the training images where there is none.
+        settings: loss, mixing, augmentation and the loop's settings.
+        folder: of the run; None writes nothing.
+        progress: show it.
+
+    Raises:
+        ValueError: `config` has other classes than the data or channels that images do not have, or no image
+            of a split can be read.
+    """
+    if len(config.classes) != len(data.classes):
+        raise ValueError(
+            f"classes are {', '.join(config.classes)}; {data.source} has {len(data.classes)}: "
+            f"{', '.join(data.classes)}. Name as many, in this order, or none"
+        )
+    given = {"evaluate_every": max(1, int(settings.training.get("steps", 1000)) // _EVALUATIONS)}
+    training = TrainingSettings.model_validate(given | settings.training)
+    data = data.with_validation(settings.validation_fraction, seed=training.seed)
+    channels = int(config.encoder_settings.get("in_channels", 3))
+    loaded = {
+        name: split.load(size=config.size, channels=channels, view=settings.view)
+        for name, split in data.splits.items()
+    }
+    samples = {
+        name: LabelledSamples(
+            images,
+            size=config.size,
+            channels=channels,
+            augmentation=ImageAugmentation.model_validate(settings.augmentation) if name == "train" else None,
+        )
+        for name, images in loaded.items()
+    }
+    mean, std = samples["train"].channel_statistics()
+    config = config.replace(
+        mean=settings.mean or mean,
+        std=settings.std or std,
+        activation="sigmoid" if data.several else "softmax",
+    )
+    torch.manual_seed(training.seed)
+    model = Classifier(config)
+    objective = ClassificationObjective(model, label_smoothing=settings.label_smoothing, several=data.several)
+
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        probabilities = class_probabilities(model, samples["val"])
+        return discrimination(probabilities, loaded["val"].split.labels)._asdict()
+
+    fit(
+        objective,
+        samples["train"],
+        training,
+        folder=folder,
+        evaluate=evaluate,
+        monitor="auc",
+        collate=mixed_batches(len(config.classes), mixup=settings.mixup, cutmix=settings.cutmix),
+        progress=progress,
+    )
+    model.eval()
+    skipped = (*data.skipped, *(image for images in loaded.values() for image in images.skipped))
+    scores = {}
+    for name in ("val", "test"):
+        if name in samples:
+            split = loaded[name].split
+            probabilities = class_probabilities(model, samples[name])
+            scores[name] = discrimination_intervals(probabilities, split.labels, patients=split.patients)
+            if folder is not None:
+                ending = "" if name == "val" else f"_{name}"
+                table = _predictions(config.classes, split, probabilities)
+                write_atomically(folder / f"predictions{ending}.csv", table)
+    result = TrainedClassifier(model, scores, {name: len(images) for name, images in loaded.items()}, skipped)
+    if folder is not None:
+        _write(result, data, settings, training, folder)
+    return result
+
+
+def class_probabilities(model: Classifier, samples: LabelledSamples) -> np.ndarray:
+    """(N, K) probabilities of all images, float64, on the model's device."""
+    device = model.head.weight.device
+    parts = [model.predict_proba(batch.to(device)).double().cpu() for batch in samples.batches(_BATCH)]
+    return torch.cat(parts).numpy()
+
+
+def _predictions(classes: tuple[str, ...], split: LabelledSplit, probabilities: np.ndarray) -> str:
+    """One row an image: its name, patient, label, prediction, and the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "patient", "label", "prediction", *(f"probability_{name}" for name in classes)])
+    several = split.labels.ndim == 2
+    chosen = probabilities >= 0.5 if several else probabilities.argmax(axis=1)
+    for name, owner, label, choice, row in zip(
+        split.names, split.patients, split.labels, chosen, probabilities, strict=True
+    ):
+        if several:
+            said = [
+                "|".join(np.array(classes)[np.asarray(which, bool)].tolist()) for which in (label, choice)
+            ]
+        else:
+            said = [classes[label], classes[choice]]
+        writer.writerow([name, owner or "", *said, *(f"{value:.6g}" for value in row)])
+    return text.getvalue()
+
+
+def _write(
+    result: TrainedClassifier,
+    data: LabelledImages,
+    settings: ClassificationSettings,
+    training: TrainingSettings,
+    folder: Path,
+) -> None:
+    scores = {
+        split: {name: list(map(_number, estimate)) for name, estimate in figures._asdict().items()}
+        for split, figures in result.scores.items()
+    }
+    head = {"interval": "95%, bootstrap over patients", "images": result.images, "scores": scores}
+    write_atomically(folder / "scores.json", json.dumps(head, indent=2) + "\n")
+    if result.skipped:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows([image.path, image.reason] for image in result.skipped)
+        write_atomically(folder / "skipped.csv", text.getvalue())
+    else:
+        (folder / "skipped.csv").unlink(missing_ok=True)
+    result.model.save_pretrained(folder / "model", card=_card(result, data, settings, training))
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def _card(
+    result: TrainedClassifier,
+    data: LabelledImages,
+    settings: ClassificationSettings,
+    training: TrainingSettings,
+) -> str:
+    """The model card: what it is, what it saw, how it does."""
+    config = result.model.config
+    parameters = sum(parameter.numel() for parameter in result.model.parameters())
+    kind = "may have any number of" if data.several else "is of one of"
+    rows = [
+        f"| {split} | {result.images[split]} | " + " | ".join(map(_cell, figures)) + " |"
+        for split, figures in result.scores.items()
+    ]
+    told = json.dumps(settings.model_dump(mode="json"), indent=2)
+    return "\n".join(
+        [
+            "---",
+            "library_name: foveal",
+            "tags: [image-classification]",
+            "---",
+            f"# {config.encoder} on {data.source.name}",
+            "",
+            f"A `foveal.models.Classifier` of {parameters:,} parameters. For research; not a medical device "
+            "and not for diagnosis.",
+            "",
+            "```python",
+            "from foveal.models import Classifier",
+            "",
+            'model = Classifier.from_pretrained("FOLDER")',
+            "```",
+            "",
+            f"**In:** images (B, {len(config.mean)}, {config.size}, {config.size}) in [0, 1]. **Out:** "
+            f"logits; `predict_proba` gives probabilities. An image {kind} {len(config.classes)} classes: "
+            f"{', '.join(config.classes)}.",
+            "",
+            "## How it does",
+            "AUC, accuracy and balanced accuracy with 95% intervals (bootstrap over patients, or over images "
+            "where patients are not known). Weights "
+            + (
+                "are the best of the evaluations on val by AUC, so that val flatters them."
+                if training.final_weights == "best"
+                else "are those after the last step."
+            ),
+            "",
+            "| split | images | AUC | accuracy | balanced accuracy |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            "## How it was made",
+            "Trained from random weights unless the encoder's settings say otherwise, on "
+            f"{result.images['train']} images of `{data.source.name}`; {len(result.skipped)} images could not be "
+            "read. "
+            f"{training.steps} steps of {training.batch_size} images, seed {training.seed}.",
+            "",
+            "```json",
+            told,
+            "```",
+            "",
+        ]
+    )
+
+
+def _cell(estimate: tuple[float, float, float]) -> str:
+    value, low, high = estimate
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"

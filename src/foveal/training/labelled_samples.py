@@ -1,0 +1,176 @@
+"""Samples of labelled images for the training loop: augmentation and mixing that depend on the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import default_collate
+from torchvision.transforms import v2
+
+from foveal.scans.labelled_images import LoadedImages
+from foveal.settings import Settings
+
+
+class ImageAugmentation(Settings):
+    """How training images are changed, by torchvision's transforms; the defaults suit most medical images."""
+
+    crop: float = Field(0.7, gt=0, le=1, description="least share of the image that a crop keeps; 1 is off")
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")
+    vertical_flip: float = Field(0.0, ge=0, le=1, description="probability")
+    rotation: float = Field(10.0, ge=0, le=180, description="largest angle, degrees")
+    brightness: float = Field(0.15, ge=0, description="largest relative change")
+    contrast: float = Field(0.15, ge=0, description="largest relative change")
+    saturation: float = Field(0.0, ge=0, description="largest relative change; of colour images")
+    policy: Literal["none", "trivial", "rand"] = Field(
+        "none", description="TrivialAugment (ICCV 2021) or RandAugment (2020) besides"
+    )
+    erase: float = Field(0.0, ge=0, le=1, description="probability of an erased rectangle")
+
+
+class LabelledSamples:
+    """Training samples `images` (C, size, size) in [0, 1] and `labels`, for `foveal.training.fit`.
+
+    Args:
+        loaded: images with their labels.
+        size: pixels along each side.
+        channels: 1 or 3; grey images are repeated, colours are turned into grey by their luminance.
+        augmentation: None changes nothing.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedImages,
+        *,
+        size: int,
+        channels: int,
+        augmentation: ImageAugmentation | None = None,
+    ) -> None:
+        self.loaded, self.size, self.channels = loaded, size, channels
+        self.augment = None if augmentation is None else _transforms(augmentation, size, channels)
+        self.labels = torch.from_numpy(loaded.split.labels)
+
+    def __len__(self) -> int:
+        return len(self.loaded)
+
+    def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """Image `index`, augmented by draws from `generator` alone; `mixing_seed` is for `mixed_batches`."""
+        image = self._image(index)
+        if self.augment is not None:
+            with _seeded(_draw_seed(generator)):
+                image = self.augment(image)
+        return {
+            "images": self._to_size(image)[0],
+            "labels": self.labels[index],
+            "mixing_seed": _draw_seed(generator),
+        }
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in order and as they are, (B, C, size, size) in [0, 1]."""
+        for start in range(0, len(self), batch_size):
+            stop = min(start + batch_size, len(self))
+            yield torch.cat([self._to_size(self._image(index)) for index in range(start, stop)])
+
+    def channel_statistics(self, most: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over at most so many images, evenly spaced.
+
+        Where nothing varies the deviation is taken to be 1/255.
+        """
+        total = torch.zeros(2, self.channels, dtype=torch.float64)
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
+        for index in chosen:
+            image = self._image(int(index)).double() / 255
+            total += torch.stack([image.mean((1, 2)), image.square().mean((1, 2))])
+        mean, square = total / len(chosen)
+        std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
+        return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
+
+    def _image(self, index: int) -> Tensor:
+        """(C, h, w) uint8, at the size at which it is kept."""
+        pixels = torch.from_numpy(np.array(self.loaded.image(index)))
+        image = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        if len(image) == self.channels:
+            return image.contiguous()
+        if self.channels == 1:
+            return v2.functional.rgb_to_grayscale(image)
+        return image.expand(self.channels, -1, -1).contiguous()
+
+    def _to_size(self, image: Tensor) -> Tensor:
+        """(1, C, size, size) float in [0, 1]."""
+        floats = v2.functional.to_dtype(image, torch.float32, scale=True)[None]
+        if floats.shape[-2:] == (self.size, self.size):
+            return floats
+        smaller = max(floats.shape[-2:]) > self.size
+        return F.interpolate(
+            floats, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=smaller
+        )
+
+
+def mixed_batches(
+    classes: int, *, mixup: float = 0.0, cutmix: float = 0.0
+) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
+    """Collate function that mixes the images of a batch: MixUp (ICLR 2018), CutMix (ICCV 2019), or either.
+
+    What is drawn depends on the samples' own seeds alone, so a run that is resumed mixes the same.
+
+    Args:
+        classes: number K of classes; labels (B,) become probabilities (B, K).
+        mixup: alpha of MixUp; 0 is off.
+        cutmix: alpha of CutMix; 0 is off. Where both are on, each batch takes one of them.
+    """
+    kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup > 0 else []
+    kinds += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix > 0 else []
+    mix = v2.RandomChoice(kinds) if kinds else None
+
+    def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        seed = samples[0]["mixing_seed"]
+        batch = default_collate(
+            [{key: sample[key] for key in sample if key != "mixing_seed"} for sample in samples]
+        )
+        if mix is not None and len(samples) > 1:
+            with _seeded(seed):
+                batch["images"], batch["labels"] = mix(batch["images"], batch["labels"])
+        return batch
+
+    return collate
+
+
+def _transforms(settings: ImageAugmentation, size: int, channels: int) -> Callable[[Tensor], Tensor]:
+    steps: list[Any] = []
+    if settings.policy != "none":
+        steps.append(v2.TrivialAugmentWide() if settings.policy == "trivial" else v2.RandAugment())
+    if settings.rotation:
+        steps.append(v2.RandomRotation(settings.rotation, interpolation=v2.InterpolationMode.BILINEAR))
+    if settings.crop < 1:
+        steps.append(v2.RandomResizedCrop(size, scale=(settings.crop, 1.0), antialias=True))
+    if settings.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(settings.horizontal_flip))
+    if settings.vertical_flip:
+        steps.append(v2.RandomVerticalFlip(settings.vertical_flip))
+    saturation = settings.saturation if channels == 3 else 0.0
+    if settings.brightness or settings.contrast or saturation:
+        steps.append(v2.ColorJitter(settings.brightness, settings.contrast, saturation))
+    if settings.erase:
+        steps.append(v2.RandomErasing(settings.erase))
+    return v2.Compose(steps) if steps else v2.Identity()
+
+
+def _draw_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31 - 1, (), generator=generator))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's global CPU generator, from which torchvision draws, seeded and then given back as it was."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,160 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.models import Classifier
+from foveal.models.classifier import ClassifierConfig
+from foveal.objectives.classification_settings import ClassificationSettings
+from foveal.scans.labelled_images import read_labelled_images
+from foveal.training.classification import train_classifier
+from foveal.training.labelled_samples import ImageAugmentation, LabelledSamples, mixed_batches
+
+LOOP = {"steps": 40, "batch_size": 16, "learning_rate": 0.01, "tensorboard": False}
+ALL = ImageAugmentation(crop=0.5, vertical_flip=0.5, rotation=20, saturation=0.2, policy="trivial", erase=0.5)
+
+
+def squares(count: int, seed: int = 0, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy 16 px images with a bright left (class 0) or right half (class 1)."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = random.integers(0, 160, (count, 16, 16, channels))
+    images[labels == 0, :, :8] += 60
+    images[labels == 1, :, 8:] += 60
+    return images.astype(np.uint8).squeeze(), labels
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    images, labels = squares(96)
+    test_images, test_labels = squares(32, seed=1)
+    path = tmp_path / "halves.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=test_images, test_labels=test_labels)
+    return path
+
+
+def config(classes=("left", "right"), channels: int = 1, size: int = 16) -> ClassifierConfig:
+    encoder = {"widths": [8, 16], "in_channels": channels}
+    return ClassifierConfig(encoder="conv-pyramid", encoder_settings=encoder, classes=classes, size=size)
+
+
+PLAIN = {"crop": 1, "horizontal_flip": 0, "rotation": 0}
+
+
+def test_a_classifier_learns_and_leaves_model_scores_and_predictions(two_classes, tmp_path):
+    settings = ClassificationSettings(training=LOOP, augmentation=PLAIN)
+    run = tmp_path / "run"
+    run.mkdir()
+    data = read_labelled_images(two_classes)
+    trained = train_classifier(config(), data, settings, run, progress=False)
+    assert trained.scores["test"].auc.value > 0.95
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["images"] == {"train": 76, "test": 32, "val": 20}
+    model = Classifier.from_pretrained(run / "model")
+    assert model.config.classes == ("left", "right")
+    assert model.config.mean[0] == pytest.approx(np.mean(squares(96)[0]) / 255, abs=0.02)
+    with (run / "predictions_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    images = torch.from_numpy(squares(32, seed=1)[0])[:, None] / 255
+    said = [float(row["probability_right"]) for row in rows]
+    np.testing.assert_allclose(model.predict_proba(images)[:, 1], said, atol=1e-5)
+    assert [row["label"] for row in rows[:2]] == ["left", "right"]
+    accuracy = np.mean([row["label"] == row["prediction"] for row in rows])
+    assert accuracy == pytest.approx(trained.scores["test"].accuracy.value)
+    assert len((run / "predictions.csv").read_text().splitlines()) == 21
+    card = (run / "model" / "README.md").read_text()
+    assert "halves.npz" in card
+    assert "| test | 32 |" in card
+    with (run / "log.csv").open() as file:
+        assert sum(bool(row["evaluation/auc"]) for row in csv.DictReader(file)) == 10
+
+
+def test_a_resumed_training_with_mixing_and_augmentation_ends_in_the_same_weights(two_classes, tmp_path):
+    changes = {"steps": 6, "schedule": "constant", "evaluate_every": 6}
+    settings = ClassificationSettings(
+        training=LOOP | changes, augmentation=ALL.model_dump(), mixup=0.4, cutmix=1.0, label_smoothing=0.1
+    )
+    data = read_labelled_images(two_classes)
+    whole = train_classifier(config(), data, settings, None, progress=False).model
+    half = settings.replace(training=settings.training | {"steps": 3})
+    (tmp_path / "run").mkdir()
+    train_classifier(config(), data, half, tmp_path / "run", progress=False)
+    resumed = train_classifier(config(), data, settings, tmp_path / "run", progress=False).model
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_several_findings_are_learnt_by_sigmoids(tmp_path):
+    images, labels = squares(64)
+    findings = np.stack([labels, np.zeros_like(labels), 1 - labels], axis=1)
+    findings[::8, 1] = 1
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=findings)
+    settings = ClassificationSettings(training=LOOP | {"steps": 4}, mixup=0.2)
+    data = read_labelled_images(tmp_path / "a.npz")
+    trained = train_classifier(config(data.classes), data, settings, None, progress=False)
+    assert trained.model.config.activation == "sigmoid"
+    rows = trained.model.predict_proba(torch.rand(3, 1, 16, 16)).sum(dim=1)
+    assert not torch.allclose(rows, torch.ones(3), atol=0.01)
+
+
+def test_photographs_that_cannot_be_read_are_listed(tmp_path):
+    from PIL import Image
+
+    images, labels = squares(24, channels=3)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "data" / ("left", "right")[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index:02}.png")
+    (tmp_path / "data" / "left" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = ClassificationSettings(training=LOOP | {"steps": 2})
+    data = read_labelled_images(tmp_path / "data")
+    trained = train_classifier(config(channels=3, size=24), data, settings, run, progress=False)
+    assert trained.images["train"] + trained.images["val"] == 23
+    assert (run / "skipped.csv").read_text().splitlines()[1].startswith("left/00.png,")
+
+
+def test_as_many_classes_as_the_data_has_are_wanted(two_classes):
+    data = read_labelled_images(two_classes)
+    with pytest.raises(ValueError, match=r"classes are a, b, c; .*halves\.npz has 2: 0, 1"):
+        train_classifier(config(("a", "b", "c")), data, ClassificationSettings(), None)
+
+
+def test_a_sample_depends_on_its_index_and_generator_alone(two_classes):
+    loaded = read_labelled_images(two_classes).splits["train"].load(size=16, channels=3)
+    samples = LabelledSamples(loaded, size=24, channels=3, augmentation=ALL)
+    torch.manual_seed(1)
+    first = samples.sample(3, torch.Generator().manual_seed(5))["images"]
+    untouched = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), untouched)
+    torch.manual_seed(2)
+    assert torch.equal(samples.sample(3, torch.Generator().manual_seed(5))["images"], first)
+    assert not torch.equal(samples.sample(3, torch.Generator().manual_seed(6))["images"], first)
+    assert first.shape == (3, 24, 24)
+    assert 0 <= first.min() <= first.max() <= 1
+
+
+def test_colours_become_grey_and_grey_becomes_colours(tmp_path):
+    images, labels = squares(4, channels=3)
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
+    loaded = read_labelled_images(tmp_path / "a.npz").splits["train"].load(size=16, channels=1)
+    grey = next(LabelledSamples(loaded, size=16, channels=1).batches(8))
+    wanted = (images @ np.array([0.299, 0.587, 0.114])) / 255
+    np.testing.assert_allclose(grey[:, 0], wanted, atol=1.1 / 255)
+
+
+def test_mixed_batches_keep_the_sum_of_labels_and_a_seed(two_classes):
+    loaded = read_labelled_images(two_classes).splits["train"].load(size=16, channels=1)
+    samples = LabelledSamples(loaded, size=16, channels=1)
+    batch = [samples.sample(i, torch.Generator().manual_seed(i)) for i in range(4)]
+    for alphas in ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}):
+        collate = mixed_batches(2, **alphas)
+        mixed, again = collate(batch), collate(batch)
+        assert torch.equal(mixed["images"], again["images"])
+        torch.testing.assert_close(mixed["labels"].sum(dim=1), torch.ones(4))
+        assert not torch.equal(mixed["images"], mixed_batches(2)(batch)["images"])
+    assert mixed_batches(2)(batch)["labels"].tolist() == [0, 1, 0, 1]
