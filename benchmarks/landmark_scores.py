@@ -18,7 +18,7 @@ from foveal.scans.structure_datasets import iterate_idrid, synthetic_eyes
 from foveal.segmentation.inference import StructureMaps
 from perturbations import DISCS, LEFT_OF_LES_AV
 from structure_doubt import STEP, Doubt
-from structure_maps import FOUND, Networks
+from structure_maps import Networks
 from training.structures import LES_AV_TRAINING, idrid_folds
 
 EYES, EYES_SEED = 60, 4001
@@ -44,7 +44,8 @@ def disc_cases(data: Path, networks: Networks) -> Iterator[DiscCase]:
         fold = folds[case.patient]
         field = find_field_of_view(case.image)
         maps = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
-        found = find_disc(maps["disc"], field)
+        vessels = networks.found_vessels(case.patient, case.image, field)
+        found = find_disc(maps["disc"], field, vessels=vessels)
         yield DiscCase(case.patient, fold, case.image, case.masks[0], maps, found)
 
 
@@ -109,7 +110,7 @@ def _landmark_row(
     networks: Networks, name: str, image: np.ndarray, true: Disc | None, side: str
 ) -> dict[str, object]:
     field = find_field_of_view(image)
-    vessels = networks.shipped("vessels", views=2).vessels(name, image, field) >= FOUND
+    vessels = networks.found_vessels(name, image, field)
     found = networks.landmarks(name, image, vessels)
     disc, fovea = found.landmarks.disc, found.landmarks.fovea
     return {
@@ -137,7 +138,7 @@ def fovea_rows(networks: Networks, *, eyes: int = EYES) -> Iterator[dict[str, ob
     for number, eye in enumerate(synthetic_eyes(eyes, seed=EYES_SEED)):
         name = f"synthetic-{EYES_SEED}/{number:03d}"
         field = find_field_of_view(eye.image)
-        vessels = networks.shipped("vessels", views=2).vessels(name, eye.image, field) >= FOUND
+        vessels = networks.found_vessels(name, eye.image, field)
         found = networks.landmarks(name, eye.image, vessels)
         fovea, disc = found.landmarks.fovea, found.landmarks.disc
         true = Disc(eye.disc.center, eye.disc.radius)

@@ -92,6 +92,10 @@ class Networks:
         """The network that `foveal` comes with."""
         return self._of(self.weights / network, views)
 
+    def found_vessels(self, name: str, image: np.ndarray, eye: FieldOfView) -> np.ndarray:
+        """(H, W) bool vessels by the shipped network, as a screening run finds them."""
+        return self.shipped("vessels", views=2).vessels(name, image, eye) >= FOUND
+
     def landmarks(self, name: str, image: np.ndarray, vessels: np.ndarray) -> FoundLandmarks:
         """Landmarks by the shipped network, as a screening run finds them; vessels are (H, W) bool."""
         eye = find_field_of_view(image)

@@ -90,7 +90,8 @@ def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
         network = networks.fold("lesions", fold, views=screened.LESION_VIEWS, tile=screened.LESION_TILE)
         seen = network.structures(case.patient, case.image, field)
         landmarks = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
-        disc = find_disc(landmarks["disc"], field)
+        vessels = networks.found_vessels(case.patient, case.image, field)
+        disc = find_disc(landmarks["disc"], field, vessels=vessels)
         yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
 
 

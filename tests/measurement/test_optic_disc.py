@@ -68,6 +68,27 @@ def test_false_islands_are_not_the_disc_but_rivals_lower_confidence():
     assert rival.confidence < 0.7 * clean.confidence
 
 
+def test_vessels_tell_the_disc_from_a_larger_bright_spot():
+    spot = ellipse((300, 130), (60, 60))
+    seen = np.maximum(as_map(DISC), as_map(spot))
+    rows, columns = np.indices(DISC.shape)
+    vessels = (np.abs(columns - 322) < 5) & (rows < 500)
+    assert find_disc(seen, FIELD).disc.center == pytest.approx((300, 130), abs=1)
+    told = find_disc(seen, FIELD, vessels=vessels)
+    assert told.disc.center == pytest.approx((280, 330), abs=1)
+    nothing = find_disc(seen, FIELD, vessels=np.zeros_like(vessels))
+    assert nothing.disc == find_disc(seen, FIELD).disc
+    assert nothing.confidence < told.confidence
+
+
+def test_vessels_change_nothing_where_one_spot_alone_is_seen():
+    nothing, everything = np.zeros_like(DISC), np.ones_like(DISC)
+    alone = find_disc(as_map(DISC), FIELD)
+    for vessels in (nothing, everything):
+        found = find_disc(as_map(DISC), FIELD, vessels=vessels)
+        assert (found.disc, found.confidence) == (alone.disc, alone.confidence)
+
+
 def test_a_disc_cut_by_the_field_goes_on_outside_of_it():
     whole = ellipse((300, 585), (45, 45))
     cut = whole & FIELD.mask
@@ -114,3 +135,5 @@ def test_wrong_maps_are_named():
         find_disc(as_map(DISC, 2), FIELD)
     with pytest.raises(ValueError, match="its values go from nan"):
         find_disc(np.full(DISC.shape, np.nan, np.float32), FIELD)
+    with pytest.raises(ValueError, match="vessels must be bool of shape"):
+        find_disc(as_map(DISC), FIELD, vessels=as_map(DISC))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from foveal.measurement.arcades import left_eye_log_odds
 from foveal.measurement.landmarks import Disc, Laterality
-from foveal.measurement.optic_disc import check_map
+from foveal.measurement.optic_disc import check_map, check_vessels
 from foveal.measurement.small_copy import SmallCopy, small_copy
 
 if TYPE_CHECKING:
@@ -228,5 +228,4 @@ def _check(image: np.ndarray, vessels: np.ndarray, field: "FieldOfView") -> None
     shape = field.mask.shape
     if image.dtype != np.uint8 or image.shape != (*shape, 3):
         raise ValueError(f"image must be uint8 of shape {(*shape, 3)}, got {image.dtype} {image.shape}")
-    if vessels.dtype != bool or vessels.shape != shape:
-        raise ValueError(f"vessels must be bool of shape {shape}, got {vessels.dtype} {vessels.shape}")
+    check_vessels(vessels, field)

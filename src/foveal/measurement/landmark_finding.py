@@ -69,7 +69,7 @@ def find_landmarks(
     """
     if stated not in (None, "L", "R"):
         raise ValueError(f"stated laterality must be 'L', 'R' or None, got {stated!r}")
-    disc = find_disc(disc_probability, field)
+    disc = find_disc(disc_probability, field, vessels=vessels)
     circle = disc.disc if disc else None
     search = search_fovea(fovea_probability, image, vessels, field, disc=circle)
     shown: Laterality | None = None

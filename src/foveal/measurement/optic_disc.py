@@ -25,6 +25,7 @@ HARMONICS = 6  # of the outline about the circle through it
 STIFFNESS = 1e-4  # pull of the k-th harmonic to the circle, times k to the fourth
 DENT = 0.04  # of the radius; how far a margin may leave its smooth outline before it counts less
 CORNERS = 240  # of the outline
+VESSELS = 0.08  # share of its inside that vessels cover in a disc; rivals with less weigh less
 
 # Where plausibility begins and where it is full. A disc is 5 to 8 degrees wide, a field 30 to 60 degrees.
 SMALLEST, SMALL = 0.05, 0.08  # diameter over the field's
@@ -62,17 +63,22 @@ class _Candidate:
     score: float
 
 
-def find_disc(probability: np.ndarray, field: "FieldOfView") -> FoundDisc | None:
+def find_disc(
+    probability: np.ndarray, field: "FieldOfView", *, vessels: np.ndarray | None = None
+) -> FoundDisc | None:
     """Find the optic disc in a map of its probability.
 
     Blobs above the margin's level, their holes filled and cuts of a vessel's width closed, are each given an
     outline: a circle by consensus through the margin that is not the field's border, then low harmonics of
     the radius about it, fitted so that dents count little. Where the field cuts the disc, the outline goes on
-    as the circle does. The blob with the most probability times plausibility is the disc.
+    as the circle does. The blob with the most probability times plausibility is the disc. Where vessels are
+    known, a blob that they leave free weighs less than its rivals: all vessels come out of the disc, and a
+    large exudate has none before it.
 
     Args:
         probability: (H, W) float, 0 to 1, at the photograph's size.
         field: of the photograph.
+        vessels: (H, W) bool, or None where they are not known.
 
     Returns:
         The disc; None where the map stays below 0.15, or no blob is plausible: its diameter is 5 to 40 % of
@@ -80,9 +86,12 @@ def find_disc(probability: np.ndarray, field: "FieldOfView") -> FoundDisc | None
         15 % at least.
 
     Raises:
-        ValueError: the map is not a float array of the field's shape, or leaves 0 to 1.
+        ValueError: the map is not a float array of the field's shape, or leaves 0 to 1; the vessels are not
+            bool of that shape.
     """
     check_map("disc_probability", probability, field)
+    if vessels is not None:
+        check_vessels(vessels, field)
     copy = small_copy(field)
     seen = copy.shrink(probability)
     smooth = ndimage.grey_closing(copy.blur(seen, SMOOTHING), footprint=disk(VESSEL_REACH))
@@ -101,8 +110,11 @@ def find_disc(probability: np.ndarray, field: "FieldOfView") -> FoundDisc | None
     ]
     if not found:
         return None
-    best = max(found, key=lambda candidate: candidate.score)
-    share = best.score / sum(candidate.score for candidate in found)
+    scores = np.array([candidate.score for candidate in found])
+    if vessels is not None and len(found) > 1:
+        scores *= _crossed(found, copy.shrink(vessels))
+    first = int(np.argmax(scores))
+    best, share = found[first], float(scores[first] / scores.sum())
     outline = copy.to_photograph(best.outline)
     confidence = float(seen[best.inside & copy.field].mean()) * best.plausibility * share
     return FoundDisc(_disc_of(outline), outline, _fill(outline, field.mask), min(confidence, 1.0))
@@ -122,6 +134,29 @@ def check_map(name: str, probability: np.ndarray, field: "FieldOfView") -> None:
     low, high = float(probability.min()), float(probability.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"{name} must lie in 0 to 1, its values go from {low:g} to {high:g}")
+
+
+def check_vessels(vessels: np.ndarray, field: "FieldOfView") -> None:
+    """Check a mask of vessels against its field.
+
+    Raises:
+        ValueError: it is not a bool array of the field's shape.
+    """
+    shape = field.mask.shape
+    if vessels.dtype != bool or vessels.shape != shape:
+        raise ValueError(f"vessels must be bool of shape {shape}, got {vessels.dtype} {vessels.shape}")
+
+
+def _crossed(candidates: list[_Candidate], tubes: np.ndarray) -> np.ndarray:
+    """(N,) weight of each candidate by the vessels before it; all 1 where no candidate has any.
+
+    Args:
+        candidates: N blobs.
+        tubes: (h, w) share of a pixel that is vessel.
+    """
+    shares = np.array([float(tubes[each.inside].mean()) if each.inside.any() else 0.0 for each in candidates])
+    most = min(float(shares.max()), VESSELS)
+    return np.minimum(shares / most, 1.0) if most > 0 else np.ones(len(candidates))
 
 
 def _outline_blob(
