@@ -6,7 +6,6 @@ measures of an order: how near its consecutive cells lie, and how much of the gr
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+
+from foveal.settings import unknown_name
 
 Grid: TypeAlias = tuple[int, ...]
 # One route: the cells as they are visited; a list where the scan begins anew with each of its runs.
@@ -83,6 +84,13 @@ def scan_routes(name: str | Sequence[str], *grid: int, **options: Any) -> tuple[
     return tuple(routes_of(name, *grid, **options).order)
 
 
+def count_routes(name: str | Sequence[str], *, dimensions: int = 2, **options: Any) -> int:
+    """How many routes a scan has on grids of so many axes."""
+    # Nothing but the number of axes and the options tells it; the sides suit any number of slices.
+    side = int(options.get("nslices") or 8)
+    return len(routes_of(name, *(side,) * dimensions, **options).order)
+
+
 def list_scans() -> list[str]:
     """Names of all scans, sorted."""
     return sorted(_SCANS)
@@ -117,11 +125,7 @@ def _find(name: str) -> tuple[Scan, bool]:
         return _SCANS[name], False
     if name.removesuffix("_r") in _SCANS:
         return _SCANS[name.removesuffix("_r")], True
-    near = difflib.get_close_matches(name, _SCANS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    raise ValueError(
-        f"unknown scan {name!r}{hint} allowed: {', '.join(list_scans())}, or one with _r for its reverse"
-    )
+    raise ValueError(unknown_name("scan", name, list_scans()) + ", or one with _r for its reverse")
 
 
 def _scan(name: str) -> Callable[[Scan], Scan]:
