@@ -151,7 +151,7 @@ def start_projections_out(blocks: nn.ModuleList) -> None:
         weight = block.get_parameter("mixer.out_proj.weight")
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         with torch.no_grad():
-            weight /= math.sqrt(len(blocks))
+            weight.div_(math.sqrt(len(blocks)))
 
 
 @register_layout("vim", "hustvl")
