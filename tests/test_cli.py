@@ -155,10 +155,15 @@ def test_train_names_a_setting_that_is_wrong(toy: Toy, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_train_takes_a_file_of_data(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "data.npz").touch()
+    assert call("train", "toy", "--out", tmp_path / "out", "--data", tmp_path / "data.npz").exit_code == 0
+
+
 def test_train_names_a_folder_that_is_missing(toy: Toy, tmp_path: Path) -> None:
     result = call("train", "toy", "--out", tmp_path / "out", "--data", tmp_path / "none")
     assert result.exit_code == 2
-    assert f"{tmp_path / 'none'} is not a folder" in result.stderr
+    assert f"{tmp_path / 'none'} does not exist" in result.stderr
 
 
 def test_missing_config_is_named_without_an_error_number(toy: Toy, tmp_path: Path) -> None:

@@ -46,6 +46,21 @@ def test_encoders_that_pool_otherwise_get_grad_cam(model):
     torch.testing.assert_close(relevance, rearrange(expected, "b (h w) -> b h w", h=features.grid[0]))
 
 
+def test_a_class_token_is_explained_by_gradient_times_input():
+    torch.manual_seed(0)
+    settings = {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 2}
+    config = ClassifierConfig(encoder="vim", encoder_settings=settings, classes=("no", "yes"), size=32)
+    model = Classifier(config).eval()
+    images, target = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    relevance = token_relevance(model, images, target)
+    pixels = ((images - model.mean) / model.std).requires_grad_()
+    logits = model.head(model.encoder(pixels).pooled).gather(1, target[:, None]).sum()
+    each = (torch.autograd.grad(logits, pixels)[0] * pixels).sum(1)
+    expected = rearrange(each, "b (h p) (w q) -> b h w (p q)", p=8, q=8).mean(-1).relu()
+    torch.testing.assert_close(relevance, expected)
+    assert relevance.max() > 0
+
+
 def test_map_has_the_size_of_the_input_and_bad_targets_are_refused(model):
     images = torch.rand(2, 3, 96, 64)
     assert explain(model, images, torch.tensor([0, 1])).shape == (2, 96, 64)

@@ -22,7 +22,9 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="For checkpoints and the model.")
     ],
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Training data.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER_OR_FILE", help="Training data; see docs/train.md.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings as .json or .toml.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -38,8 +40,8 @@ def train(
 
     chosen = load_recipe(recipe)
     settings = make_settings(chosen.Settings, config=config, assignments=assignments or [])
-    if data is not None and not data.is_dir():
-        raise FileNotFoundError(f"--data {data} is not a folder")
+    if data is not None and not data.exists():
+        raise FileNotFoundError(f"--data {data} does not exist; allowed: a folder or a file")
     chosen.train(settings, data=data, out=out)
 
 

@@ -16,7 +16,9 @@ def explain(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     CAM = sum_k W[c, k] F_k needs no gradient: its mean over the grid plus the bias is the logit (Zhou et
     al., arXiv 1512.04150). An encoder that pools otherwise gets Grad-CAM (Selvaraju et al., arXiv
     1610.02391) on its patch tokens: the tokens weighted by the gradient of the logit averaged over the
-    grid, positive part.
+    grid, positive part. Where the pooled vector is a token of its own, which the last patch tokens do not
+    reach, it is gradient times input (Shrikumar et al., arXiv 1605.01713): standardised pixels times the
+    logit's gradient, summed over each cell of the grid, positive part.
 
     Args:
         model: a `Classifier`, in evaluation mode.
@@ -55,11 +57,17 @@ def token_relevance(model: Classifier, images: Tensor, target: Tensor) -> Tensor
 
 
 def _grad_cam(model: Classifier, images: Tensor, target: Tensor) -> Tensor:
-    """Grad-CAM on patch tokens: relu(sum_d mean_n(dz/dF_nd) F_nd), (B, N)."""
+    """relu(sum_d mean_n(dz/dF_nd) F_nd) of tokens F, or the cells' relu(mean(dz/dx x)) of pixels x, (B, N)."""
     with torch.enable_grad(), torch.inference_mode(False):
-        features = model.encoder((images.clone() - model.mean) / model.std)
+        pixels = ((images.clone() - model.mean) / model.std).requires_grad_()
+        features = model.encoder(pixels)
         logits = model.head(features.pooled).gather(1, target[:, None]).sum()
-        (gradient,) = torch.autograd.grad(logits, features.patches, allow_unused=True)
-        if gradient is None:
-            raise ValueError(f"{type(model.encoder).__name__}: the class does not depend on the patch tokens")
-        return F.relu(torch.einsum("bnd,bd->bn", features.patches, gradient.mean(dim=1))).detach()
+        by_token, by_pixel = torch.autograd.grad(logits, (features.patches, pixels), allow_unused=True)
+        if by_token is not None:
+            relevance = torch.einsum("bnd,bd->bn", features.patches, by_token.mean(dim=1))
+        elif by_pixel is not None:
+            each = (by_pixel * pixels).sum(dim=1)
+            relevance = F.adaptive_avg_pool2d(each, features.grid).flatten(1)
+        else:
+            raise ValueError(f"{type(model.encoder).__name__}: the class does not depend on the image")
+        return F.relu(relevance).detach()

@@ -123,7 +123,7 @@ def train_classifier(
     )
     model.eval()
     skipped = (*data.skipped, *(image for images in loaded.values() for image in images.skipped))
-    scores = {}
+    scores: dict[str, DiscriminationIntervals] = {}
     for name in ("val", "test"):
         if name in samples:
             split = loaded[name].split
@@ -245,9 +245,8 @@ def _card(
             "",
             "## How it was made",
             "Trained from random weights unless the encoder's settings say otherwise, on "
-            f"{result.images['train']} images of `{data.source.name}`; {len(result.skipped)} images could not be "
-            "read. "
-            f"{training.steps} steps of {training.batch_size} images, seed {training.seed}.",
+            f"{result.images['train']} images of `{data.source.name}`; {len(result.skipped)} images could "
+            f"not be read. {training.steps} steps of {training.batch_size} images, seed {training.seed}.",
             "",
             "```json",
             told,
