@@ -57,7 +57,7 @@ def token_relevance(model: Classifier, images: Tensor, target: Tensor) -> Tensor
 
 
 def _grad_cam(model: Classifier, images: Tensor, target: Tensor) -> Tensor:
-    """relu(sum_d mean_n(dz/dF_nd) F_nd) of tokens F, or the cells' relu(mean(dz/dx x)) of pixels x, (B, N)."""
+    """relu(sum_d mean_n(dz/dF_nd) F_nd) of tokens F, or the cells' relu(mean(dz/dx x)) of pixels, (B, N)."""
     with torch.enable_grad(), torch.inference_mode(False):
         pixels = ((images.clone() - model.mean) / model.std).requires_grad_()
         features = model.encoder(pixels)
