@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Self, cast
 
+import numpy as np
 import torch
 from einops import rearrange
 from timm.layers import DropPath, LayerNorm2d, Mlp, trunc_normal_
@@ -161,7 +162,7 @@ class ViR(Encoder):
                 mlp_ratio=mlp_ratio,
                 drop_path=rate,
             )
-            for rate in torch.linspace(0, drop_path, depth).tolist()
+            for rate in np.linspace(0, drop_path, depth).tolist()
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.set_mode(mode, chunk=chunk)
@@ -332,7 +333,7 @@ class HybridViR(Encoder):
             nn.Sequential(*(ResidualBlock(dim, dim) for _ in range(depth)))
             for dim, depth in zip(dims[:2], depths[:2], strict=True)
         )
-        rates = iter(torch.linspace(0, drop_path, depths[2] + depths[3]).tolist())
+        rates = iter(np.linspace(0, drop_path, depths[2] + depths[3]).tolist())
         self.retentions = nn.ModuleList(
             nn.ModuleList(
                 RetentionBlock(
