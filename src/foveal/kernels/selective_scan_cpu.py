@@ -17,8 +17,9 @@ from foveal.kernels.fast_exp import LOG2E, exp2, logistic, softplus
 from foveal.kernels.selective_scan import ScanInput
 from foveal.kernels.threads import on_threads
 
-PIECE = 32  # tokens between two kept states
-FORWARD_BLOCK, BACKWARD_BLOCK = 128, 64  # channels
+PIECE = 16  # tokens between two kept states
+FORWARD_BLOCK, BACKWARD_BLOCK = 128, 128  # channels
+LOG2 = np.float32(np.log(2.0))
 # Sums may be taken in any order; NaN and infinity keep their meaning.
 _MATHS = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -151,32 +152,36 @@ def _steps(raw, bias, soft, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _advance(d, du, rates, weights, state):  # type: ignore[no-untyped-def]
-    """h <- exp(d A) h + B d u of all states of one token."""
+def _advance(d, du, rates, weights, state, decays, kept):  # type: ignore[no-untyped-def]
+    """h <- exp(d A) h + B d u of all states of one token; decays and states are kept."""
     for n in range(state.shape[0]):
-        h, rate, b = state[n], rates[n], weights[n]
+        b = weights[n]
         for j in range(d.size):
-            h[j] = exp2(d[j] * rate[j]) * h[j] + b * du[j]
+            decay = exp2(d[j] * rates[n, j])
+            new = decay * state[n, j] + b * du[j]
+            decays[n, j] = decay
+            state[n, j] = new
+            kept[n, j] = new
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
 def _advance_and_read(d, du, rates, weights, read, state, out):  # type: ignore[no-untyped-def]
-    """`_advance`, and out += sum over states of C h; states go in pairs to spare loads of the sums."""
+    """h <- exp(d A) h + B d u, and out += sum over states of C h; states go in pairs to spare loads of out."""
     states = state.shape[0]
     for n in range(0, states - 1, 2):
-        h, rate, b, c = state[n], rates[n], weights[n], read[n]
-        h2, rate2, b2, c2 = state[n + 1], rates[n + 1], weights[n + 1], read[n + 1]
+        b, c, b2, c2 = weights[n], read[n], weights[n + 1], read[n + 1]
         for j in range(d.size):
-            new = exp2(d[j] * rate[j]) * h[j] + b * du[j]
-            new2 = exp2(d[j] * rate2[j]) * h2[j] + b2 * du[j]
-            h[j] = new
-            h2[j] = new2
+            new = exp2(d[j] * rates[n, j]) * state[n, j] + b * du[j]
+            new2 = exp2(d[j] * rates[n + 1, j]) * state[n + 1, j] + b2 * du[j]
+            state[n, j] = new
+            state[n + 1, j] = new2
             out[j] += c * new + c2 * new2
     if states % 2:
-        h, rate, b, c = state[states - 1], rates[states - 1], weights[states - 1], read[states - 1]
+        n = states - 1
+        b, c = weights[n], read[n]
         for j in range(d.size):
-            new = exp2(d[j] * rate[j]) * h[j] + b * du[j]
-            h[j] = new
+            new = exp2(d[j] * rates[n, j]) * state[n, j] + b * du[j]
+            state[n, j] = new
             out[j] += c * new
 
 
@@ -202,30 +207,75 @@ def _forward(items, u, dt, A, B, C, D, z, bias, first, order, soft, gated, begun
                 out[j] = skip[j] * x[j]
             _advance_and_read(d, du, rates, B[s, t, g], C[s, t, g], state, out)
             if gated:
-                gate = z[s, t, low:high]
-                for j in range(width):
-                    out[j] = out[j] * gate[j] * logistic(gate[j])
+                _gate(out, z[s, t, low:high], out)
         last[s, :, low:high] = state
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _retreat(g, d, du, x, decay, before, state, rates, weights, read, carried, s_q, s_w, dA, dB, dC):  # type: ignore[no-untyped-def]
-    """One token of the reverse recurrence; sums over states go to s_q (q B) and s_w (w A), over channels to dB, dC."""
+def _retreat(g, d, du, decays, state, rates, weights, read, carried, s_q, s_w, dA, dB, dC):  # type: ignore[no-untyped-def]
+    """One token of the reverse recurrence q_t = g_t C_t + a_{t+1} q_{t+1}.
+
+    Sums over states go to s_q (q B) and s_w (q a h_{t-1} A), sums over channels to dB and dC.
+    """
     for n in range(state.shape[0]):
-        h, a, e, rate, da = state[n], decay[n], carried[n], rates[n], dA[n]
         b, c = weights[n], read[n]
         of_b, of_c = b * 0, c * 0
         for j in range(g.size):
-            q = g[j] * c + e[j]
-            w = q * (h[j] - b * du[j])
-            of_c += g[j] * h[j]
+            q = g[j] * c + carried[n, j]
+            w = q * (state[n, j] - b * du[j])
+            of_c += g[j] * state[n, j]
             of_b += q * du[j]
             s_q[j] += q * b
-            s_w[j] += w * rate[j]
-            da[j] += w * d[j]
-            e[j] = q * a[j]
+            s_w[j] += w * rates[n, j]
+            dA[n, j] += w * d[j]
+            carried[n, j] = q * decays[n, j]
         dB[n] += of_b
         dC[n] += of_c
+
+
+@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
+def _gate(x, gate, out):  # type: ignore[no-untyped-def]
+    """out = x silu(gate)."""
+    for j in range(out.size):
+        out[j] = x[j] * gate[j] * logistic(gate[j])
+
+
+@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
+def _gate_gradient(gate, y, grad, out):  # type: ignore[no-untyped-def]
+    """out = grad y silu'(gate)."""
+    for j in range(out.size):
+        o = logistic(gate[j])
+        out[j] = grad[j] * y[j] * o * (1 + gate[j] * (1 - o))
+
+
+@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
+def _input_gradient(skip, g, d, s_q, out):  # type: ignore[no-untyped-def]
+    """out = D g + d sum q B."""
+    for j in range(out.size):
+        out[j] = skip[j] * g[j] + d[j] * s_q[j]
+
+
+@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
+def _step_gradient(raw, bias, soft, x, s_q, s_w, out):  # type: ignore[no-untyped-def]
+    """Gradient of the raw steps; rates are those of powers of two, hence the factor log 2."""
+    log2 = s_w[0] * 0 + LOG2
+    for j in range(out.size):
+        out[j] = s_w[j] * log2 + x[j] * s_q[j]
+    if soft:
+        for j in range(out.size):
+            out[j] *= logistic(raw[j] + bias[j])
+
+
+@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
+def _add_product(total, x, y):  # type: ignore[no-untyped-def]
+    for j in range(total.size):
+        total[j] += x[j] * y[j]
+
+
+@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
+def _add(total, x):  # type: ignore[no-untyped-def]
+    for j in range(total.size):
+        total[j] += x[j]
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
@@ -235,16 +285,16 @@ def _backward(
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     length, states = u.shape[1], A.shape[0]
     pieces = (length + PIECE - 1) // PIECE
-    ln2 = np.log(2.0)
     for item in range(items.shape[0]):
         s, low, high, group, block = items[item]
         width = high - low
         rates = A[:, low:high].copy()
         skip, shift = D[low:high].copy(), bias[low:high].copy()
-        hs = np.empty((PIECE + 1, states, width), u.dtype)
-        decays = np.empty((PIECE, states, width), u.dtype)
-        ds, dus, gs = np.empty((3, PIECE, width), u.dtype)
-        s_q, s_w, inner = np.empty((3, width), u.dtype)
+        # Arrays of their own, each: the compiler proves them apart, and uses vector registers.
+        hs, decays = np.empty((PIECE, states, width), u.dtype), np.empty((PIECE, states, width), u.dtype)
+        ds, dus = np.empty((PIECE, width), u.dtype), np.empty((PIECE, width), u.dtype)
+        g, s_q, s_w = np.empty(width, u.dtype), np.empty(width, u.dtype), np.empty(width, u.dtype)
+        inner, state = np.empty(width, u.dtype), np.empty((states, width), u.dtype)
         of_a, of_skip, of_bias = (
             np.zeros((states, width), u.dtype),
             np.zeros(width, u.dtype),
@@ -254,55 +304,41 @@ def _backward(
         for piece in range(pieces - 1, -1, -1):
             start = piece * PIECE
             count = min(PIECE, length - start)
-            hs[0] = borders[s, piece, :, low:high]
+            state[:] = borders[s, piece, :, low:high]
             for k in range(count):
                 t = order[start + k] if order.size else start + k
                 d, du, x = ds[k], dus[k], u[s, t, low:high]
                 _steps(dt[s, t, low:high], shift, soft, d)
                 for j in range(width):
                     du[j] = d[j] * x[j]
-                for n in range(states):
-                    before, h, a, rate, b = hs[k, n], hs[k + 1, n], decays[k, n], rates[n], B[s, t, group, n]
-                    for j in range(width):
-                        decay = exp2(d[j] * rate[j])
-                        a[j] = decay
-                        h[j] = decay * before[j] + b * du[j]
+                _advance(d, du, rates, B[s, t, group], state, decays[k], hs[k])
             for k in range(count - 1, -1, -1):
                 t = order[start + k] if order.size else start + k
-                x, d, du, g = u[s, t, low:high], ds[k], dus[k], gs[k]
+                x, d, du = u[s, t, low:high], ds[k], dus[k]
                 grad = gy[s, t, low:high]
                 if gated:
                     inner[:] = 0
                     for n in range(states):
-                        c, h = C[s, t, group, n], hs[k + 1, n]
+                        c = C[s, t, group, n]
                         for j in range(width):
-                            inner[j] += c * h[j]
-                    gate, of_gate = z[s, t, low:high], dz[s, t, low:high]
-                    for j in range(width):
-                        o = logistic(gate[j])
-                        full = inner[j] + skip[j] * x[j]
-                        of_gate[j] = grad[j] * full * o * (1 + gate[j] * (1 - o))
-                        g[j] = grad[j] * gate[j] * o
+                            inner[j] += c * hs[k, n, j]
+                    _add_product(inner, skip, x)
+                    _gate_gradient(z[s, t, low:high], inner, grad, dz[s, t, low:high])
+                    _gate(grad, z[s, t, low:high], g)
                 else:
                     for j in range(width):
                         g[j] = grad[j]
                 s_q[:] = 0
                 s_w[:] = 0
                 _retreat(
-                    g, d, du, x, decays[k], hs[k], hs[k + 1], rates, B[s, t, group], C[s, t, group], carried,
+                    g, d, du, decays[k], hs[k], rates, B[s, t, group], C[s, t, group], carried,
                     s_q, s_w, of_a, dB[block, s, t, group], dC[block, s, t, group],
                 )  # fmt: skip
-                raw = dt[s, t, low:high]
-                of_u, of_dt = du_out[s, t, low:high], ddt_out[s, t, low:high]
-                for j in range(width):
-                    of_u[j] = skip[j] * g[j] + d[j] * s_q[j]
-                    of_skip[j] += g[j] * x[j]
-                    # rates are those of powers of two; s_w wants those of the natural exponential
-                    slope = s_w[j] * ln2 + x[j] * s_q[j]
-                    if soft:
-                        slope = slope * logistic(raw[j] + shift[j])
-                    of_dt[j] = slope
-                    of_bias[j] += slope
+                of_dt = ddt_out[s, t, low:high]
+                _input_gradient(skip, g, d, s_q, du_out[s, t, low:high])
+                _step_gradient(dt[s, t, low:high], shift, soft, x, s_q, s_w, of_dt)
+                _add_product(of_skip, g, x)
+                _add(of_bias, of_dt)
         dA[s, :, low:high] = of_a
         dD[s, low:high] = of_skip
         dbias[s, low:high] = of_bias
