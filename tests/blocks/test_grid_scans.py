@@ -165,7 +165,7 @@ def test_a_learnt_threshold_starts_at_zero_one_a_head_and_gets_a_gradient() -> N
 @pytest.mark.parametrize("fuse", ["sra", "sum", "mean"])
 def test_heads_are_free_and_keep_the_shape(heads: int | tuple[str | tuple[str, ...], ...], fuse: str) -> None:
     if heads == ("row",) and fuse == "sra":
-        with pytest.raises(ValueError, match="2 or more routes"):
+        with pytest.raises(ValueError, match="takes 2 or more a head"):
             MHScan(12, heads=heads, fuse="sra")
         return
     block = GatedMultiHeadScan(12, heads=heads, fuse=fuse)
