@@ -41,6 +41,7 @@ class KANLayer(nn.Module):
         high: last centre, or the spline's end.
         width: of "switch" and "rbf".
         base_branch: add a linear layer of SiLU(u).
+        layer_norm: normalise the inputs of a token; without it u = x.
 
     Raises:
         ValueError: an unknown basis, or a grid, range or width that makes none.
@@ -59,6 +60,7 @@ class KANLayer(nn.Module):
         high: float = 2.0,
         width: float = 0.33,
         base_branch: bool = False,
+        layer_norm: bool = True,
     ) -> None:
         super().__init__()
         if basis not in get_args(Basis):
@@ -77,7 +79,7 @@ class KANLayer(nn.Module):
         else:
             centres = torch.linspace(low, high, grid, dtype=torch.float64)
         self.register_buffer("centres", centres.float())
-        self.norm = nn.LayerNorm(inputs)
+        self.norm: nn.Module = nn.LayerNorm(inputs) if layer_norm else nn.Identity()
         self.spline = nn.Linear(inputs * grid, outputs, bias=False)
         self.base = nn.Linear(inputs, outputs) if base_branch else None
         nn.init.xavier_uniform_(self.spline.weight)
