@@ -31,8 +31,9 @@ class Preprocess(Settings):
 class SegmenterConfig(Settings):
     """Everything that rebuilds a `Segmenter`.
 
-    `network` "unet" or "unet++" puts that decoder over `encoder`; any other name is a class of
-    `monai.networks.nets` (such as "AttentionUnet"), made with `network_settings`.
+    `network` "unet" or "unet++" puts that decoder over `encoder`; any other name is one of
+    `foveal.models.networks.list_networks()` (such as "vm-unet") or a class of `monai.networks.nets` (such as
+    "AttentionUnet"), made with `network_settings`.
     """
 
     network: str = "unet"
@@ -62,11 +63,16 @@ def build_network(config: SegmenterConfig) -> nn.Module:
         name: DecoderName = "unet" if config.network == "unet" else "unet++"
         encoder = create_encoder(config.encoder, **config.encoder_settings)
         return EncoderDecoder(encoder, decoder=name, outputs=outputs, **config.network_settings)
+    from foveal.models.networks import create_network, list_networks
+
+    if config.network in list_networks():
+        return create_network(config.network, outputs=outputs, **config.network_settings)
     from monai.networks import nets
 
     if not hasattr(nets, config.network):
         raise ValueError(
-            f"unknown network {config.network!r}; allowed: unet, unet++ or a class of monai.networks.nets"
+            f"unknown network {config.network!r}; allowed: unet, unet++, {', '.join(list_networks())} "
+            "or a class of monai.networks.nets"
         )
     return getattr(nets, config.network)(**config.network_settings)
 
