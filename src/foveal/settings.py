@@ -8,12 +8,15 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+_LISTED = 40  # names told in a complaint
+
 
 def unknown_name(what: str, name: str, allowed: Sequence[str]) -> str:
     """The complaint about a name that is not among those allowed, with the nearest of them."""
     nearest = difflib.get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-    return f"unknown {what} {name!r}{hint} allowed: {', '.join(allowed)}"
+    listed = ", ".join(allowed[:_LISTED]) + (f" … ({len(allowed)} in all)" if len(allowed) > _LISTED else "")
+    return f"unknown {what} {name!r}{hint} allowed: {listed}"
 
 
 class Settings(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from torch import Tensor, nn
 
 from foveal.encoders.features import Features
+from foveal.encoders.preprocessing import EncoderPreprocess
 from foveal.settings import unknown_name
 
 
@@ -24,10 +25,12 @@ class Encoder(nn.Module):
         in_channels: channels of the input images.
         pyramid_channels: channels of each pyramid level, finest first; empty where there is none.
         pyramid_strides: input pixels a cell of each pyramid level covers along each axis.
+        preprocess: size, mean and std of the images that its weights were trained on, where it knows them.
         settings: the keyword arguments it was made with; `create_encoder(name, **settings)` makes it again.
     """
 
     registered_name: ClassVar[str] = ""
+    preprocess: EncoderPreprocess | None = None
     settings: dict[str, Any]
     dim: int
     patch_size: int
