@@ -132,12 +132,11 @@ class SweepResult:
     def verdict(self) -> str:
         """The fitted laws in words."""
         law = self.law
-        low, high = law.slope_interval
+        exponent, slope = ("{:.3g} to {:.3g}".format(*i) for i in (law.exponent_interval, law.slope_interval))
         return (
-            f"loss = {law.floor:.4g} + {law.scale:.4g} L^-{law.exponent:.4g} (95 % of b: "
-            f"{law.exponent_interval[0]:.3g} to {law.exponent_interval[1]:.3g}); line: {law.slope:.4g} by each "
-            f"doubling of L (95 %: {low:.3g} to {high:.3g}). Error at a size left out: power law "
-            f"{law.left_out['power']:.3g}, line {law.left_out['line']:.3g}; the {law.better} is nearer."
+            f"loss = {law.floor:.4g} + {law.scale:.4g} L^-{law.exponent:.4g} (95 % of the exponent: {exponent}); "
+            f"line: {law.slope:.4g} by each doubling of L (95 %: {slope}). Error at a size left out: power law "
+            f"{law.left_out['power']:.3g}, line {law.left_out['line']:.3g}; nearer: {law.better}."
         )
 
     def as_json(self) -> str:
