@@ -133,10 +133,11 @@ class SweepResult:
         """The fitted laws in words."""
         law = self.law
         exponent, slope = ("{:.3g} to {:.3g}".format(*i) for i in (law.exponent_interval, law.slope_interval))
+        misses = ", ".join(f"{name} {error:.3g}" for name, error in law.left_out.items())
         return (
-            f"loss = {law.floor:.4g} + {law.scale:.4g} L^-{law.exponent:.4g} (95 % of the exponent: {exponent}); "
-            f"line: {law.slope:.4g} by each doubling of L (95 %: {slope}). Error at a size left out: power law "
-            f"{law.left_out['power']:.3g}, line {law.left_out['line']:.3g}; nearer: {law.better}."
+            f"loss = {law.floor:.4g} + {law.scale:.4g} L^-{law.exponent:.4g} (95 % of the exponent: "
+            f"{exponent}); line: {law.slope:.4g} by each doubling of L (95 %: {slope}). Error at a size left "
+            f"out: {misses}; nearer: {law.better}."
         )
 
     def as_json(self) -> str:
