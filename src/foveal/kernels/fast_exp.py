@@ -69,7 +69,8 @@ def _exp2(x):  # type: ignore[no-untyped-def]
         k = np.floor(x + _HALF)
         f = x - k
         p = _ONE + f * (_P1 + f * (_P2 + f * (_P3 + f * (_P4 + f * _P5))))
-        return p * _float_of_bits((np.int32(k) + _BIAS) << _MANTISSA)
+        bits = (np.int32(k) + _BIAS) << _MANTISSA
+        return p * _float_of_bits(bits)  # type: ignore[call-arg]
 
     return fast
 

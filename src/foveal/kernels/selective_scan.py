@@ -9,7 +9,7 @@ Per channel d and state n, over the tokens t of a sequence:
 All paths compute steps, decays, states and sums in 32 bits (64 where the input has 64), whatever the type of
 the input, and none keeps the states of all tokens: the backward pass computes them again from those at a few
 borders. `auto` takes the Numba kernel for tensors on the CPU, the Triton kernel on a GPU, and the loop in
-torch elsewhere.
+torch elsewhere. On a GPU the values of tensors are not checked, since that would wait for the device.
 """
 
 from __future__ import annotations
@@ -124,10 +124,9 @@ def selective_scan_step(
 
     Arguments are those of `selective_scan` without the axis of tokens.
     """
-    rows = [None if x is None else x[:, None] for x in (u, dt, B, C, z)]
-    y, state = _scan(
-        rows[0], rows[1], A, rows[2], rows[3], D, rows[4], dt_bias, softplus, state, None, "reference"
-    )  # fmt: skip
+    gate = None if z is None else z[:, None]
+    rows = u[:, None], dt[:, None], A, B[:, None], C[:, None]
+    y, state = _scan(*rows, D, gate, dt_bias, softplus, state, None, "reference")
     return y[:, 0], state
 
 
@@ -153,7 +152,7 @@ def _scan(
     scan = _check(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, order)
     y, state = _path(backend, scan.u)(scan)
     # A number that is not finite anywhere in u, dt, B or C reaches the sum of the output.
-    if not torch.isfinite(y.detach().sum(dtype=torch.float64 if y.dtype == torch.float64 else torch.float32)):
+    if y.device.type == "cpu" and not torch.isfinite(y.detach().sum()):
         _complain_of_what_is_not_finite(scan, y)
     return y.to(u.dtype), state
 
@@ -162,7 +161,8 @@ def _path(backend: Backend, u: Tensor) -> Callable[[ScanInput], tuple[Tensor, Te
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}; allowed: {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = {"cpu": "compiled", "cuda": "triton"}.get(u.device.type, "reference")  # type: ignore[assignment]
+        paths: dict[str, Backend] = {"cpu": "compiled", "cuda": "triton"}
+        backend = paths.get(u.device.type, "reference")
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             backend = "reference"
     if backend == "compiled":
@@ -229,9 +229,9 @@ def _check(
             "token, and (E, N)"
         )
     if B.ndim == 3:
-        B = B[:, :, None]
+        B = B.unsqueeze(2)
     if C.ndim == 3:
-        C = C[:, :, None]
+        C = C.unsqueeze(2)
     batch, length, channels = u.shape
     states = A.shape[1]
     if B.ndim != 4 or channels % max(B.shape[2], 1) or not B.shape[2]:
@@ -255,21 +255,25 @@ def _check(
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}; for u of {tuple(u.shape)} it is {shape}"
             )
-    if bool((A.detach() >= 0).any()):
+    if A.device.type == "cpu" and bool((A.detach() >= 0).any()):
         worst = float(A.detach().max())
         raise ValueError(f"A has entries up to {worst:.4g}; all must be below 0, or the state grows")
     if order is not None:
         order = order.to(u.device, torch.int64)
-        if not torch.equal(order.sort().values, torch.arange(length, device=u.device)):
+        seen = torch.zeros(length, dtype=torch.bool, device=u.device)
+        inside = bool(((order >= 0) & (order < length)).all())
+        if not inside or not bool(seen.index_fill_(0, order, True).all()):
             raise ValueError(f"order of {length} tokens is no permutation of 0 to {length - 1}")
     wide = any(tensor.dtype == torch.float64 for tensor in given.values())
     kind = torch.float64 if wide else torch.float32
-    cast = {name: tensor.to(kind) for name, tensor in (given | {"B": B, "C": C}).items()}
+
+    def cast(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(kind)
+
     return ScanInput(
-        *(cast.get(name) for name in ("u", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")),  # type: ignore[arg-type]
-        order=order,
-        softplus=softplus,
-    )
+        u.to(kind), dt.to(kind), A.to(kind), B.to(kind), C.to(kind),
+        cast(D), cast(z), cast(dt_bias), cast(initial_state), order, softplus,
+    )  # fmt: skip
 
 
 def _complain_of_what_is_not_finite(scan: ScanInput, y: Tensor) -> None:

@@ -18,8 +18,8 @@ from foveal.kernels.selective_scan import ScanInput
 from foveal.kernels.threads import on_threads
 
 PIECE = 16  # tokens between two kept states
-FORWARD_BLOCK, BACKWARD_BLOCK = 128, 128  # channels
-LOG2 = np.float32(np.log(2.0))
+WIDEST, NARROWEST = 384, 32  # channels of a block
+LOG2 = float(np.log(2.0))
 # Sums may be taken in any order; NaN and infinity keep their meaning.
 _MATHS = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -31,7 +31,7 @@ def scan_on_cpu(scan: ScanInput) -> tuple[Tensor, Tensor]:
 
 class _CpuScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, *tensors: Tensor | None | bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, *tensors: Tensor | bool | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         scan = ScanInput(*tensors)  # type: ignore[arg-type]
         arrays = _Arrays(scan)
         batch, length, channels = scan.u.shape
@@ -40,10 +40,8 @@ class _CpuScan(torch.autograd.Function):
         borders = np.empty((batch, pieces if keep else 1, arrays.states, channels), arrays.kind)
         y = np.empty((batch, length, channels), arrays.kind)
         last = np.empty((batch, arrays.states, channels), arrays.kind)
-        items = arrays.items(FORWARD_BLOCK)
-        on_threads(
-            lambda some: _forward(some, *arrays.inputs, *arrays.flags, keep, borders, y, last), items
-        )  # fmt: skip
+        items = arrays.items()
+        on_threads(lambda some: _forward(some, *arrays.inputs, *arrays.flags, keep, borders, y, last), items)
         if keep:
             ctx.save_for_backward(*(x for x in scan[:-1] if isinstance(x, Tensor)))  # type: ignore[attr-defined]
             ctx.present = [isinstance(x, Tensor) for x in scan[:-1]]  # type: ignore[attr-defined]
@@ -55,13 +53,13 @@ class _CpuScan(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         kept = iter(ctx.saved_tensors)  # type: ignore[attr-defined]
         given = [next(kept) if present else None for present in ctx.present]  # type: ignore[attr-defined]
-        scan = ScanInput(*given, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type]
+        scan = ScanInput(*given, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type, misc]
         arrays = _Arrays(scan)
         kind, states = arrays.kind, arrays.states
         batch, length, channels = scan.u.shape
         groups = scan.B.shape[2]
         gy, glast = (g.contiguous() for g in gradients)
-        items = arrays.items(BACKWARD_BLOCK)
+        items = arrays.items()
         # What several blocks of channels add to has a copy for each block; they are summed at the end.
         du, ddt = np.empty((2, batch, length, channels), kind)
         dz = np.empty((batch, length, channels) if scan.z is not None else (1, 1, 1), kind)
@@ -124,10 +122,14 @@ class _Arrays:
         )
         self.flags = (scan.softplus, scan.z is not None, state is not None)
 
-    def items(self, width: int) -> np.ndarray:
-        """(M, 5): sequence, first and last channel, group, and number of the block within its group."""
+    def items(self) -> np.ndarray:
+        """(M, 5): sequence, first and last channel, group, and number of the block within its group.
+
+        Wide blocks walk faster; narrower ones are made where threads would have nothing to do.
+        """
         of_group = self.channels // self.groups
-        blocks = -(-of_group // width)
+        shares = -(-torch.get_num_threads() // (self.batch * self.groups))
+        blocks = max(-(-of_group // WIDEST), min(shares, of_group // NARROWEST))
         edges = np.linspace(0, of_group, blocks + 1).astype(int)
         return np.array(
             [
@@ -186,7 +188,9 @@ def _advance_and_read(d, du, rates, weights, read, state, out):  # type: ignore[
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _forward(items, u, dt, A, B, C, D, z, bias, first, order, soft, gated, begun, keep, borders, y, last):  # type: ignore[no-untyped-def]
+def _forward(  # type: ignore[no-untyped-def]
+    items, u, dt, A, B, C, D, z, bias, first, order, soft, gated, begun, keep, borders, y, last
+):
     length, states = u.shape[1], A.shape[0]
     for item in range(items.shape[0]):
         s, low, high, g = items[item, 0], items[item, 1], items[item, 2], items[item, 3]
@@ -212,7 +216,9 @@ def _forward(items, u, dt, A, B, C, D, z, bias, first, order, soft, gated, begun
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _retreat(g, d, du, decays, state, rates, weights, read, carried, s_q, s_w, dA, dB, dC):  # type: ignore[no-untyped-def]
+def _retreat(  # type: ignore[no-untyped-def]
+    g, d, du, decays, state, rates, weights, read, carried, s_q, s_w, dA, dB, dC
+):
     """One token of the reverse recurrence q_t = g_t C_t + a_{t+1} q_{t+1}.
 
     Sums over states go to s_q (q B) and s_w (q a h_{t-1} A), sums over channels to dB and dC.
@@ -258,7 +264,7 @@ def _input_gradient(skip, g, d, s_q, out):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
 def _step_gradient(raw, bias, soft, x, s_q, s_w, out):  # type: ignore[no-untyped-def]
     """Gradient of the raw steps; rates are those of powers of two, hence the factor log 2."""
-    log2 = s_w[0] * 0 + LOG2
+    log2 = out.dtype.type(LOG2)
     for j in range(out.size):
         out[j] = s_w[j] * log2 + x[j] * s_q[j]
     if soft:
@@ -279,10 +285,10 @@ def _add(total, x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _backward(
+def _backward(  # type: ignore[no-untyped-def]
     items, u, dt, A, B, C, D, z, bias, first, order, soft, gated, begun, borders, gy, glast,
     du_out, ddt_out, dz, dA, dD, dbias, dB, dC, dstate,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     length, states = u.shape[1], A.shape[0]
     pieces = (length + PIECE - 1) // PIECE
     for item in range(items.shape[0]):
