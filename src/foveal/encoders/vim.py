@@ -117,7 +117,7 @@ class Vim(Encoder):
                 return MambaMixer(dim, states=states)
             return BidirectionalMamba(dim, states=states, fuse=fuse, init_backward=init_backward)
 
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             VimBlock(mixer(), dim, drop_path=rate) for rate in [0.0, *rates[: depth - 1]]
         )

@@ -1,4 +1,4 @@
-"""What proves the RSMamba recipe: orders and their inverses, the block, gates, permutations, learning, cost."""
+"""What proves the RSMamba recipe: orders undone, the block, gates, permutations, learning, cost."""
 
 from __future__ import annotations
 
@@ -199,7 +199,6 @@ def what_the_first_token_sees() -> Iterator[Finding]:
     tokens = torch.randn(1, 49, 48)
     for path_type, (paths, fuse) in PATH_TYPES.items():
         x = tokens.clone().requires_grad_()
-        # The gate lets every path see all tokens through their means; the paths themselves are asked here.
         MultiPath(MambaMixer(48, states=8), 48, paths=paths, fuse=fuse)(x)[0, 0].square().sum().backward()
         assert x.grad is not None
         reach = float(x.grad[0, -1].abs().sum())

@@ -81,10 +81,8 @@ class Rsmamba(EncoderRecipe[RsmambaSettings]):
             "Same protocol: ResNet-50 91.65 / 88.87 / 92.47, DeiT-S 88.41 / 85.34 / 87.43, ViT-B 90.77 / "
             "88.86 / 88.62, Swin-B 91.62 / 89.07 / 93.56, Vim-Ti 88.68 / 87.13 / 88.97, VMamba-T 92.81 / "
             "91.10 / 93.94.",
-            "AID, base: forward 87.24; with reverse and mean 88.61; reverse and gate 90.07; shuffle and "
-            "gate 91.66.",
-            "AID, base: class token at the head 86.92, tail 87.74, both 86.79, middle 91.24; mean pooling "
-            "91.66.",
+            "AID, base: forward 87.24; with reverse and mean 88.61, with gate 90.07, and shuffle 91.66.",
+            "AID, base: class token at the head 86.92, tail 87.74, both 86.79, middle 91.24, mean 91.66.",
             "AID, base: no positions 90.25, Fourier 91.04, learned 91.66; stride 16 89.38, stride 8 91.66, "
             "384 px 92.16.",
         ),
