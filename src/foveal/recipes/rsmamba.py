@@ -73,8 +73,8 @@ class Rsmamba(EncoderRecipe[RsmambaSettings]):
             year=2024,
             link="https://arxiv.org/abs/2403.19654",
         ),
-        task="An image in; class logits, a pooled feature or a feature map out, from a small encoder (6 to 33 "
-        "M parameters) that trains from scratch on a modest labelled set.",
+        task="An image in; class logits, a pooled feature or a feature map out, from a small encoder (6 to "
+        "33 M parameters) that trains from scratch on a modest labelled set.",
         published=(
             "F1 on UC Merced / AID / RESISC45: B (6.4 M) 93.88 / 91.66 / 94.84, L (16.2 M) 94.74 / 91.90 / "
             "95.02, H (33.1 M) 95.25 / 92.63 / 95.18.",
