@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 
 from foveal.blocks import neighbourhood_attention as module
-from foveal.blocks.neighbourhood_attention import (
-    NeighbourhoodAttention2d,
-    fit_neighbourhood,
-    neighbourhood_attention_2d,
-    neighbours,
-)
+from foveal.blocks.neighbourhood_attention import NeighbourhoodAttention2d, neighbourhood_attention_2d
+from foveal.blocks.neighbourhood_tiles import fit_neighbourhood, neighbours
 
 
 def window(length: int, position: int, kernel: int, dilation: int) -> list[tuple[int, int]]:
@@ -76,6 +72,7 @@ def test_each_axis_may_have_its_own_kernel_and_dilation() -> None:
     )
 
 
+@pytest.mark.slow
 def test_flex_attention_gives_the_same_numbers() -> None:
     q, k, v, bias = (x.float() for x in some(8, 14, 3))
     tiles = neighbourhood_attention_2d(q, k, v, 3, 2, bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from foveal.blocks.neighbourhood_tiles import (
+    axis_entries,
+    axis_tiles,
+    fit_neighbourhood,
+    neighbours,
+    tile_side,
+)
 from foveal.settings import unknown_name
 
 logger = logging.getLogger(__name__)
@@ -25,24 +32,6 @@ MEMORY = 64 * 2**20
 """Bytes that the gathered keys, values and scores of one chunk of tiles may take."""
 DENSE_UP_TO = 256
 """Positions up to which one tile holds the whole grid: attention over everything, with a mask."""
-TILES = (5, 6, 7, 8)
-"""Sides that a tile of queries may have, in positions of one residue class."""
-
-
-class AxisTiles(NamedTuple):
-    """Queries of one axis in T tiles of Q, and the U keys that the queries of a tile see between them.
-
-    Attributes:
-        queries: (T, Q) positions; the last tile of a class repeats its last position.
-        keys: (T, U) positions; a class shorter than U repeats its last position.
-        offsets: (T, Q, U) s + t - j + k - 1 in 0..2k - 2 where the query sees the key, else -1.
-        home: (n,) where in `queries`, flattened, each position lies.
-    """
-
-    queries: np.ndarray
-    keys: np.ndarray
-    offsets: np.ndarray
-    home: np.ndarray
 
 
 def neighbourhood_attention_2d(
@@ -100,113 +89,6 @@ def neighbourhood_attention_2d(
     raise ValueError(unknown_name("backend", backend, ["auto", "tiles", "flex", "natten"]))
 
 
-def fit_neighbourhood(length: int, kernel: int, dilation: int) -> tuple[int, int]:
-    """Kernel and dilation that an axis of `length` has room for: the dilation is reduced before the kernel.
-
-    Example:
-        >>> fit_neighbourhood(20, 7, 4), fit_neighbourhood(6, 7, 2)
-        ((7, 2), (5, 1))
-    """
-    dilation = max(1, min(dilation, length // kernel))
-    if length < kernel:
-        kernel = length if length % 2 else length - 1
-    return max(kernel, 1), dilation
-
-
-@cache
-def neighbours(length: int, kernel: int, dilation: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (n, k) that each position of an axis sees, and the entries (n, k) of the bias.
-
-    Raises:
-        ValueError: fewer than kernel x dilation positions, or an even kernel.
-    """
-    if kernel % 2 == 0 or kernel < 1 or dilation < 1:
-        raise ValueError(
-            f"kernel {kernel}, dilation {dilation}; allowed: an odd kernel, a dilation from 1 on"
-        )
-    if length < kernel * dilation:
-        raise ValueError(
-            f"{length} positions are fewer than kernel {kernel} x dilation {dilation}; "
-            f"`fit_neighbourhood` reduces them to {fit_neighbourhood(length, kernel, dilation)}"
-        )
-    position = np.arange(length)
-    group, rank = position % dilation, position // dilation
-    size = -((group - length) // dilation)  # ceil((n - g) / e)
-    seen = np.clip(rank - kernel // 2, 0, size - kernel)[:, None] + np.arange(kernel)
-    return group[:, None] + dilation * seen, seen - rank[:, None] + kernel - 1
-
-
-@cache
-def axis_tiles(length: int, kernel: int, dilation: int, tile: int) -> AxisTiles:
-    """The tiles of an axis: `tile` neighbouring positions of one residue class each."""
-    seen, entries = neighbours(length, kernel, dilation)
-    reach = min(-(-length // dilation), tile + kernel - 1)
-    queries: list[np.ndarray] = []
-    keys: list[np.ndarray] = []
-    offsets: list[np.ndarray] = []
-    home = np.empty(length, dtype=np.int64)
-    for group in range(dilation):
-        members = np.arange(group, length, dilation)
-        for start in range(0, len(members), tile):
-            rows = members[np.minimum(np.arange(start, start + tile), len(members) - 1)]
-            first = min(max(int(seen[rows[0], 0]) // dilation, 0), max(len(members) - reach, 0))
-            numbers = first + np.arange(reach)
-            columns = members[np.minimum(numbers, len(members) - 1)]
-            there = numbers < len(members)
-            table = np.full((tile, reach), -1)
-            number = seen[rows] // dilation - first  # (Q, k) places in `columns`
-            np.put_along_axis(table, number, entries[rows], axis=1)
-            table[:, ~there] = -1
-            count = min(tile, len(members) - start)
-            home[rows[:count]] = len(queries) * tile + np.arange(count)
-            queries.append(rows)
-            keys.append(columns)
-            offsets.append(table)
-    return AxisTiles(np.stack(queries), np.stack(keys), np.stack(offsets), home)
-
-
-class _GridTiles(NamedTuple):
-    queries: Tensor  # (T, Q) flat positions
-    keys: Tensor  # (T, U)
-    entries: Tensor  # (T, Q, U) into the flattened bias with one entry more at its end: not seen
-    home: Tensor  # (H W,)
-
-
-@cache
-def _grid_tiles(
-    grid: tuple[int, int],
-    kernels: tuple[int, int],
-    dilations: tuple[int, int],
-    tile: tuple[int, int],
-    device: torch.device,
-) -> _GridTiles:
-    rows, columns = (axis_tiles(*of) for of in zip(grid, kernels, dilations, tile, strict=True))
-
-    def crossed(down: np.ndarray, across: np.ndarray) -> np.ndarray:
-        both = down[:, None, :, None] * grid[1] + across[None, :, None, :]
-        return both.reshape(len(down) * len(across), -1)
-
-    below = rows.offsets[:, None, :, None, :, None]
-    right = columns.offsets[None, :, None, :, None, :]
-    span = 2 * kernels[1] - 1
-    entries = np.where((below >= 0) & (right >= 0), below * span + right, (2 * kernels[0] - 1) * span)
-    tiles = len(rows.queries) * len(columns.queries)
-    entries = entries.reshape(tiles, tile[0] * tile[1], -1)
-    row_tile, row_place = np.divmod(rows.home, tile[0])
-    column_tile, column_place = np.divmod(columns.home, tile[1])
-    which = row_tile[:, None] * len(columns.queries) + column_tile
-    place = row_place[:, None] * tile[1] + column_place
-    home = (which * tile[0] * tile[1] + place).ravel()
-    arrays = (crossed(rows.queries, columns.queries), crossed(rows.keys, columns.keys), entries, home)
-    return _GridTiles(*(torch.from_numpy(array).to(device) for array in arrays))
-
-
-def _tile_side(length: int, dilation: int) -> int:
-    """The side that leaves the fewest places empty; of equals the largest."""
-    size = -(-length // dilation)
-    return min(size, min(TILES, key=lambda side: (-(-size // side) * side, -side)))
-
-
 def _by_tiles(
     q: Tensor,
     k: Tensor,
@@ -217,37 +99,50 @@ def _by_tiles(
     scale: float,
 ) -> Tensor:
     batch, heads, height, width, dim = q.shape
-    tile = (_tile_side(height, dilations[0]), _tile_side(width, dilations[1]))
+    sides = (tile_side(height, dilations[0]), tile_side(width, dilations[1]))
     if height * width <= DENSE_UP_TO and dilations == (1, 1):
-        tile = (height, width)
-    tables = _grid_tiles((height, width), kernels, dilations, tile, q.device)
-    q, k, v = (x.flatten(2, 3) for x in (q, k, v))
+        sides = (height, width)
+    rows = axis_tiles(height, kernels[0], dilations[0], sides[0])
+    columns = axis_tiles(width, kernels[1], dilations[1], sides[1])
+    below, right = (torch.from_numpy(axis.offsets).to(q.device) for axis in (rows, columns))
     if bias is None:
         bias = q.new_zeros(heads, 2 * kernels[0] - 1, 2 * kernels[1] - 1)
-    flat = F.pad(bias.flatten(1).to(q.dtype), (0, 1), value=float("-inf"))
+    # One row and one column more, which the entry -1 of what is not seen finds.
+    bias = F.pad(bias.to(q.dtype), (0, 1, 0, 1), value=float("-inf"))
+    q, k, v = (x.flatten(2, 3) for x in (q, k, v))
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, flat: Tensor, chunk: slice) -> Tensor:
-        # Heads and tiles share an axis: fused kernels want four.
-        mask = flat[:, tables.entries[chunk]].flatten(0, 1)[None]
-        near, far = tables.queries[chunk], tables.keys[chunk]
-        near_q, far_k, far_v = (
-            x[:, :, places].flatten(1, 2) for x, places in ((q, near), (k, far), (v, far))
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, numbers: np.ndarray) -> Tensor:
+        down, across = np.divmod(numbers, len(columns.queries))
+        queries, keys = (
+            torch.from_numpy(places.reshape(len(numbers), -1)).to(q.device)
+            for places in (
+                rows.queries[down][:, :, None] * width + columns.queries[across][:, None],
+                rows.keys[down][:, :, None] * width + columns.keys[across][:, None],
+            )
         )
+        mask = bias[:, below[down][:, :, None, :, None], right[across][:, None, :, None, :]]
+        mask = rearrange(mask, "h t q1 q2 u1 u2 -> 1 (h t) (q1 q2) (u1 u2)")
+        # Heads and tiles share an axis: fused kernels want four.
+        near_q, far_k, far_v = (x[:, :, at].flatten(1, 2) for x, at in ((q, queries), (k, keys), (v, keys)))
         out = F.scaled_dot_product_attention(near_q, far_k, far_v, attn_mask=mask, scale=scale)
         return rearrange(out, "b (h t) q d -> b h (t q) d", h=heads)
 
-    count, side = tables.queries.shape
-    reach = tables.keys.shape[1]
-    numbers = batch * (2 * reach * dim + 2 * side * dim + 2 * side * reach) + 3 * side * reach
-    step = max(1, MEMORY // (heads * numbers * q.element_size()))
+    side, reach = sides[0] * sides[1], rows.keys.shape[1] * columns.keys.shape[1]
+    values = batch * (2 * reach * dim + 2 * side * dim + 2 * side * reach) + 3 * side * reach
+    step = max(1, MEMORY // (heads * values * q.element_size()))
+    numbers = np.arange(len(rows.queries) * len(columns.queries))
     pieces = []
-    for start in range(0, count, step):
-        chunk = slice(start, start + step)
-        if torch.is_grad_enabled() and step < count:  # what a chunk gathers is made again going back
-            pieces.append(checkpoint(attend, q, k, v, flat, chunk, use_reentrant=False))
+    for start in range(0, len(numbers), step):
+        chunk = numbers[start : start + step]
+        if torch.is_grad_enabled() and step < len(numbers):  # what a chunk gathers is made again going back
+            pieces.append(checkpoint(attend, q, k, v, bias, chunk, use_reentrant=False))
         else:
-            pieces.append(attend(q, k, v, flat, chunk))
-    out = torch.cat(pieces, dim=2)[:, :, tables.home]
+            pieces.append(attend(q, k, v, bias, chunk))
+    row_tile, row_place = np.divmod(rows.home, sides[0])
+    column_tile, column_place = np.divmod(columns.home, sides[1])
+    home = (row_tile[:, None] * len(columns.queries) + column_tile) * side
+    home = home + row_place[:, None] * sides[1] + column_place
+    out = torch.cat(pieces, dim=2)[:, :, torch.from_numpy(home.ravel()).to(q.device)]
     return out.unflatten(2, (height, width))
 
 
@@ -264,11 +159,10 @@ def _by_flex(
 
     height, width = q.shape[2:4]
     device = q.device
-    axes = [
-        _axis_entries(length, kernel, dilation, device)
-        for length, kernel, dilation in zip((height, width), kernels, dilations, strict=True)
-    ]
-    below, right = axes
+    below, right = (
+        torch.from_numpy(axis_entries(*axis)).to(device)
+        for axis in zip((height, width), kernels, dilations, strict=True)
+    )
 
     def sees(batch: Tensor, head: Tensor, one: Tensor, other: Tensor) -> Tensor:
         down, across = below[one // width, other // width], right[one % width, other % width]
@@ -280,7 +174,7 @@ def _by_flex(
         down, across = below[one // width, other // width], right[one % width, other % width]
         return score + bias[head, down.clamp(min=0), across.clamp(min=0)]
 
-    attention = torch.compile(flex_attention) if q.is_cuda else flex_attention
+    attention = _compiled_flex() if q.is_cuda else flex_attention
     block_mask = create_block_mask(sees, None, None, height * width, height * width, device=str(device))
     q, k, v = (x.flatten(2, 3).contiguous() for x in (q, k, v))
     out = attention(q, k, v, score_mod=add_bias, block_mask=block_mask, scale=scale)
@@ -288,12 +182,10 @@ def _by_flex(
 
 
 @cache
-def _axis_entries(length: int, kernel: int, dilation: int, device: torch.device) -> Tensor:
-    """(n, n) entry of the bias for each pair of positions, -1 where the first does not see the second."""
-    seen, entries = neighbours(length, kernel, dilation)
-    table = np.full((length, length), -1)
-    np.put_along_axis(table, seen, entries, axis=1)
-    return torch.from_numpy(table).to(device)
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
 
 
 def _by_natten(

@@ -16,11 +16,8 @@ from torch.nn import functional as F
 from foveal.blocks.hybrid import GlobalPerception, PooledAttention
 from foveal.blocks.kan import KANLayer
 from foveal.blocks.local_feed_forward import LocalFeedForward
-from foveal.blocks.neighbourhood_attention import (
-    NeighbourhoodAttention2d,
-    neighbourhood_attention_2d,
-    neighbours,
-)
+from foveal.blocks.neighbourhood_attention import NeighbourhoodAttention2d, neighbourhood_attention_2d
+from foveal.blocks.neighbourhood_tiles import neighbours
 from foveal.encoders.base import create_encoder
 from foveal.evaluation.robustness import robustness_report
 from foveal.recipes.base import Evidence, Finding, Scale
