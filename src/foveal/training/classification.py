@@ -58,7 +58,7 @@ def train_classifier(
     *,
     progress: bool = True,
 ) -> TrainedClassifier:
-    """Train a classifier; ten times on the way, or as `training.evaluate_every` says, it is validated.
+    """Train a classifier; ten times on the way, or as `training` says, it is validated and saved.
 
     Writes to `folder`: `model/` (with a card), `predictions.csv` of the validation split,
     `predictions_test.csv` where there is a test split (which nothing else looks at), `scores.json`,
@@ -80,8 +80,11 @@ def train_classifier(
             f"classes are {', '.join(config.classes)}; {data.source} has {len(data.classes)}: "
             f"{', '.join(data.classes)}. Name as many, in this order, or none"
         )
-    given = {"evaluate_every": max(1, int(settings.training.get("steps", 1000)) // _EVALUATIONS)}
-    training = TrainingSettings.model_validate(given | settings.training)
+    training = TrainingSettings.model_validate(settings.training)
+    tenth = max(1, training.steps // _EVALUATIONS)
+    training = training.replace(
+        evaluate_every=training.evaluate_every or tenth, checkpoint_every=training.checkpoint_every or tenth
+    )
     data = data.with_validation(settings.validation_fraction, seed=training.seed)
     channels = int(config.encoder_settings.get("in_channels", 3))
     loaded = {
