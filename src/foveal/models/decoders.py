@@ -1,8 +1,9 @@
-"""Dense decoders over any encoder's pyramid: U-Net and U-Net++."""
+"""Dense decoders over any encoder: U-Net and U-Net++ over a pyramid, a linear head on one map."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Literal
 
 import torch
@@ -86,16 +87,22 @@ class DenseHead(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """Any encoder with a pyramid, a U-Net family decoder and a dense head: images to logits.
+    """Any encoder, a U-Net family decoder over its pyramid, and a dense head: images to logits.
+
+    An encoder with one map (a plain transformer or Mamba, whose map is its patch grid) gets the dense head
+    alone: a linear layer on each patch token tells the pixels of its patch. Images whose sides are no
+    multiples of the encoder's coarsest stride are padded with zeros below and at the right, as the black
+    surround of a fundus photograph is, and the logits are cropped.
 
     Args:
-        encoder: must have a pyramid.
-        decoder: which decoder.
+        encoder: with a pyramid of one level or more.
+        decoder: which decoder; an encoder with one map has no use for it.
         outputs: channels of the logits.
-        widths: of the decoder's levels; by default half the pyramid's channels, at least 16.
+        widths: of the decoder's levels; by default half the pyramid's channels, at least 16. None for
+            one map.
 
     Raises:
-        ValueError: the encoder has no pyramid of at least two levels, or `widths` does not fit it.
+        ValueError: the encoder has no pyramid, `widths` does not fit it.
     """
 
     def __init__(
@@ -107,19 +114,28 @@ class EncoderDecoder(nn.Module):
         widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        channels = encoder.pyramid_channels
-        if len(channels) < 2:
+        channels, strides = encoder.pyramid_channels, encoder.pyramid_strides
+        if not channels:
             raise ValueError(
-                f"{type(encoder).__name__} has a pyramid of {len(channels)} levels; a decoder wants 2 or more"
+                f"{type(encoder).__name__} has a pyramid of 0 levels; a dense head wants 1, a decoder more"
             )
         widths = list(widths) if widths is not None else [max(16, c // 2) for c in channels[:-1]]
         if len(widths) != len(channels) - 1:
             raise ValueError(f"decoder widths {widths}: {len(channels) - 1} values are wanted")
         self.encoder = encoder
-        make = UNetDecoder if decoder == "unet" else UNetPlusPlusDecoder
-        self.decoder = make(channels, widths)
-        self.head = DenseHead(widths[0], outputs, encoder.pyramid_strides[0])
+        self.decoder: nn.Module | None = None
+        if widths:
+            make = UNetDecoder if decoder == "unet" else UNetPlusPlusDecoder
+            self.decoder = make(channels, widths)
+        self.head = DenseHead(widths[0] if widths else channels[0], outputs, strides[0])
+        self.multiple = lcm(*strides, encoder.patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, outputs, H, W)."""
-        return self.head(self.decoder(self.encoder(images).pyramid))
+        """(B, C, H, W) to logits (B, outputs, H, W), for any H and W."""
+        height, width = images.shape[-2:]
+        missing = (-height % self.multiple, -width % self.multiple)
+        if any(missing):
+            images = F.pad(images, (0, missing[1], 0, missing[0]))
+        pyramid = self.encoder(images).pyramid
+        logits = self.head(self.decoder(pyramid) if self.decoder is not None else pyramid[0])
+        return logits[..., :height, :width]
