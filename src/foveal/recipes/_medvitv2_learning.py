@@ -17,13 +17,14 @@ from torchvision.transforms import v2
 
 from foveal.encoders.base import create_encoder
 from foveal.evaluation.robustness import robustness_report
-from foveal.recipes._encoder_learning import LearningData, digits, learn, train_and_score
+from foveal.recipes._encoder_learning import Learned, LearningData, accuracy, digits, learn, train_and_score
 from foveal.recipes._medvitv2_evidence import SMALL
 from foveal.recipes.base import Finding
 
 SEEDS = range(3)
-_STEPS = 100
-_BATCH = 32
+_STEPS = {32: 100, 64: 60}
+"""Of training, by the side of the images."""
+_BATCH = {32: 32, 64: 16}
 
 
 def digits_at_32() -> LearningData:
@@ -79,25 +80,25 @@ def _make(**changes: Any) -> nn.Module:
     return create_encoder("medvit-v2", in_channels=1, **SMALL, **changes)
 
 
-def _scores(data: LearningData, **changes: Any) -> list[float]:
-    """Accuracy of each seed."""
-    batch = _BATCH if data.images.shape[-1] <= 32 else _BATCH // 2
-    make = partial(_make, **changes)
-    return [train_and_score(make, data, steps=_STEPS, batch_size=batch, seed=seed) for seed in SEEDS]
-
-
 @cache
-def _whole_on_digits() -> tuple[float, ...]:
-    return tuple(_scores(digits_at_32()))
+def _learned(make_data: Callable[[], LearningData], seed: int, **changes: Any) -> Learned:
+    data = make_data()
+    side = data.images.shape[-1]
+    return learn(partial(_make, **changes), data, steps=_STEPS[side], batch_size=_BATCH[side], seed=seed)
+
+
+def _scores(make_data: Callable[[], LearningData], **changes: Any) -> list[float]:
+    """Accuracy of each seed."""
+    learned = [_learned(make_data, seed, **changes) for seed in SEEDS]
+    return [accuracy(each.probabilities, each.labels) for each in learned]
 
 
 def feed_forwards_and_mixers(make_data: Callable[[], LearningData], name: str) -> Iterator[Finding]:
     """KAN beside an MLP of as many weights, and neighbourhood attention beside a 3x3 convolution."""
-    data = make_data()
-    whole = list(_whole_on_digits()) if make_data is digits_at_32 else _scores(data)
+    whole = _scores(make_data)
     others = {
-        "KAN minus an MLP of as many weights": _scores(data, feed_forward="mlp"),
-        "neighbourhood attention minus a 3x3 convolution": _scores(data, local_mixer="convolution"),
+        "KAN minus an MLP of as many weights": _scores(make_data, feed_forward="mlp"),
+        "neighbourhood attention minus a 3x3 convolution": _scores(make_data, local_mixer="convolution"),
     }
     for claim, scores in others.items():
         gains = [one - other for one, other in zip(whole, scores, strict=True)]
@@ -113,14 +114,15 @@ def beside_resnet() -> Finding:
         train_and_score(
             lambda: create_encoder("timm/resnet18", in_channels=1),
             data,
-            steps=_STEPS,
-            batch_size=_BATCH,
+            steps=_STEPS[32],
+            batch_size=_BATCH[32],
             seed=seed,
         )
         for seed in SEEDS
     ]
-    gains = [one - other for one, other in zip(_whole_on_digits(), resnet, strict=True)]
-    told = f"{np.mean(_whole_on_digits()):.3f} at 0.2 M parameters, {np.mean(resnet):.3f} at 11 M"
+    whole = _scores(digits_at_32)
+    gains = [one - other for one, other in zip(whole, resnet, strict=True)]
+    told = f"{np.mean(whole):.3f} at 0.2 M parameters, {np.mean(resnet):.3f} at 11 M"
     return Finding.at_least(f"digits: accuracy minus that of ResNet-18 ({told})", gains, -0.01)
 
 
@@ -144,11 +146,9 @@ def augmix_under_corruptions() -> Iterator[Finding]:
     names = ["gaussian_noise", "defocus_blur", "contrast_down"]
     drops: dict[str, list[float]] = {"plain": [], "AugMix": []}
     for seed in SEEDS:
-        for name, chosen in (("plain", data), ("AugMix", mixed)):
-            model = learn(_make, chosen, steps=_STEPS, batch_size=_BATCH, seed=seed).model
-            drops[name].append(robustness_report(model, test, names).drop)
-    saved = [
-        100 * (plain - augmented) for plain, augmented in zip(drops["plain"], drops["AugMix"], strict=True)
-    ]
+        augmented = learn(_make, mixed, steps=_STEPS[32], batch_size=_BATCH[32], seed=seed)
+        for name, learned in (("plain", _learned(digits_at_32, seed)), ("AugMix", augmented)):
+            drops[name].append(robustness_report(learned.model, test, names).drop)
+    saved = [100 * (plain - less) for plain, less in zip(drops["plain"], drops["AugMix"], strict=True)]
     told = f"{100 * np.mean(drops['plain']):.1f} without, {100 * np.mean(drops['AugMix']):.1f} with"
     yield Finding.at_least(f"points of the drop under corruptions that AugMix saves ({told})", saved, 3.0)
