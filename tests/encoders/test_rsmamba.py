@@ -155,6 +155,15 @@ def test_the_spread_over_permutations_is_reported():
     assert (spread > 0).all()
 
 
+def test_autocast_changes_little():
+    encoder, images = RSMamba(**SMALL).eval(), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        exact = encoder(images).pooled
+        with torch.autocast("cpu", dtype=torch.float16):
+            half = encoder(images).pooled
+    torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.05)
+
+
 def test_one_norm_is_shared_by_all_blocks_unless_each_is_to_have_its_own():
     assert len(RSMamba(**SMALL).norms) == 1
     assert len(RSMamba(**SMALL, share_norm=False).norms) == 2

@@ -124,6 +124,17 @@ def test_features_hold_the_patches_and_not_the_class_tokens(place):
     assert same == (place == "none")
 
 
+def test_the_map_of_overlapping_patches_covers_the_image():
+    encoder = Vim(**SMALL, stride=4)
+    features = encoder(torch.randn(1, 3, 32, 40))
+    assert features.grid == (7, 9)
+    assert features.pyramid[0].shape == (1, 32, 8, 10)
+    # The centre of a cell lies midway between those of two patches; beyond the last there is one.
+    columns = torch.arange(9.0).expand(1, 1, 7, 9)
+    found = encoder._at_cells(columns, torch.zeros(1, 3, 32, 40))
+    torch.testing.assert_close(found[0, 0, 0], torch.tensor([0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8]))
+
+
 def test_the_mean_of_patches_is_pooled_although_there_is_a_class_token():
     features = Vim(**SMALL, pool="mean")(torch.randn(2, 3, 32, 32))
     assert torch.equal(features.pooled, features.patches.mean(dim=1))

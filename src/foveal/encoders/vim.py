@@ -6,10 +6,11 @@ import math
 from typing import Literal
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from timm.layers import DropPath
 from timm.layers.weight_init import lecun_normal_
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from foveal.blocks.bidirectional import BackwardStart, BidirectionalMamba
@@ -128,7 +129,7 @@ class Vim(Encoder):
         start_projections_out(self.blocks)
 
     def forward(self, images: Tensor) -> Features:
-        """(B, C, H, W) images to features; patches exclude class tokens."""
+        """(B, C, H, W) images to features; patches exclude class tokens, the map covers the image."""
         cells = self.positions(self.patches(images))
         grid = (cells.shape[1], cells.shape[2])
         h, r = self.class_tokens(rearrange(cells, "b h w d -> b (h w) d")), None
@@ -142,7 +143,24 @@ class Vim(Encoder):
         if pooled is None or self.pool == "mean":
             pooled = patches.mean(dim=1)
         maps = rearrange(patches, "b (h w) d -> b d h w", h=grid[0])
-        return Features(patches, grid, pooled, (maps,))
+        return Features(patches, grid, pooled, (self._at_cells(maps, images),))
+
+    def _at_cells(self, maps: Tensor, images: Tensor) -> Tensor:
+        """A map of overlapping patches, one short of the image's cells at the stride, at those cells.
+
+        The centre of patch i lies patch_size / 2 + stride i into the image, that of cell j stride (j + 1/2).
+        """
+        stride = self.pyramid_strides[0]
+        if stride == self.patch_size or any(side % stride for side in images.shape[-2:]):
+            return maps
+        axes = []
+        for pixels, count in zip(images.shape[-2:], maps.shape[-2:], strict=True):
+            cell = torch.arange(pixels // stride, device=maps.device, dtype=maps.dtype)
+            patch = cell + 0.5 - self.patch_size / (2 * stride)
+            axes.append((2 * patch + 1) / count - 1)
+        grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1)
+        places = repeat(grid, "h w c -> b h w c", b=len(maps))
+        return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
 
 
 def start_projections_out(blocks: nn.ModuleList) -> None:

@@ -1,13 +1,7 @@
 import pytest
 import torch
 
-from foveal.recipes.evidence import run_evidence
 from foveal.recipes.registry import load_recipe
-
-
-def test_every_quick_claim_holds():
-    failed = [finding for finding in run_evidence(load_recipe("vim"), "quick").findings if not finding.holds]
-    assert not failed
 
 
 def test_the_settings_reach_the_classifier():
