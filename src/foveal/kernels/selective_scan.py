@@ -131,7 +131,7 @@ def selective_scan_step(
 
 
 def scan_flops(batch: int, tokens: int, channels: int, states: int, *, skip: bool, gate: bool) -> int:
-    """Floating-point operations of one forward scan by the usual convention: 9 B L E N + B L E each for D, z."""
+    """Operations of a forward scan by the usual convention: 9 B L E N, and B L E each for skip and gate."""
     return batch * tokens * channels * (9 * states + skip + gate)
 
 
@@ -250,10 +250,10 @@ def _check(
         "initial_state": ((batch, channels, states), initial_state),
         "order": ((length,), order),
     }
-    for name, (shape, tensor) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
+    for name, (shape, value) in wanted.items():
+        if value is not None and tuple(value.shape) != shape:
             raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; for u of {tuple(u.shape)} it is {shape}"
+                f"{name} has shape {tuple(value.shape)}; for u of {tuple(u.shape)} it is {shape}"
             )
     if A.device.type == "cpu" and bool((A.detach() >= 0).any()):
         worst = float(A.detach().max())

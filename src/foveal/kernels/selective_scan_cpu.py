@@ -168,7 +168,7 @@ def _advance(d, du, rates, weights, state, decays, kept):  # type: ignore[no-unt
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
 def _advance_and_read(d, du, rates, weights, read, state, out):  # type: ignore[no-untyped-def]
-    """h <- exp(d A) h + B d u, and out += sum over states of C h; states go in pairs to spare loads of out."""
+    """h <- exp(d A) h + B d u, and out += sum over states of C h; in pairs, to spare loads of out."""
     states = state.shape[0]
     for n in range(0, states - 1, 2):
         b, c, b2, c2 = weights[n], read[n], weights[n + 1], read[n + 1]

@@ -1,0 +1,295 @@
+"""The selective scan beside every public implementation that runs on a CPU, and beside its own floor.
+
+    python benchmarks/selective_scan.py [--threads 2] [--repeats 7] [--write]
+
+All take the same tensors in one run: mambapy's parallel scan, the slow path of transformers (timed whole and
+once without its convolution and projections), a loop over tokens in torch, and foveal's kernel. The floor is
+what the exponentials of one pass (two with the backward pass, which computes decays again) and one reading
+and writing of the tensors cost on this machine, each measured by a kernel that does nothing else; the time
+over the floor says how much a better kernel could still gain. Memory is what autograd keeps, by its own
+count. `--write` keeps the table and the plot in docs/evidence. On a machine with a CUDA device the same
+shapes are also timed there, against the loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from mambapy.pscan import pscan
+from matplotlib.figure import Figure
+from numba import njit
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveal.evaluation.figure_style import COLOURS, STYLE, figure_svg
+from foveal.files import write_atomically
+from foveal.kernels.fast_exp import exp2
+from foveal.kernels.selective_scan import ScanInput, reference_scan, selective_scan
+from foveal.kernels.threads import on_threads
+from foveal.recipes.evidence import describe_environment, table
+
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+LENGTHS = (196, 784, 1024, 3136, 4096, 6084)
+BATCH, CHANNELS, STATES = 4, 384, 16
+GOAL = 1024  # the length at which the goals are stated
+SLOW = 2000  # tokens from which the slow implementations are left out of a quick look
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one implementation at one length; the median and the quartiles over the repeats."""
+
+    name: str
+    length: int
+    forward: float
+    both: float
+    spread: float
+    kept: int
+
+
+def tensors(length: int, device: str = "cpu") -> list[Tensor]:
+    """u, dt, A, B, C, D of a scan as an untrained Mamba has them."""
+    source = torch.Generator().manual_seed(0)
+    u, raw = torch.randn(2, BATCH, length, CHANNELS, generator=source)
+    B, C = torch.randn(2, BATCH, length, STATES, generator=source)
+    A = -torch.arange(1.0, STATES + 1).repeat(CHANNELS, 1)
+    return [x.to(device).requires_grad_() for x in (u, raw - 3, A, B, C, torch.ones(CHANNELS))]
+
+
+def by_pscan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """mambapy's way: decays and inputs of all tokens at once, then its parallel scan."""
+    d = F.softplus(dt)
+    decays, inputs = torch.exp(d[..., None] * A), d[..., None] * B[:, :, None] * u[..., None]
+    states = pscan(decays, inputs)
+    return (states @ C[..., None]).squeeze(3) + D * u
+
+
+def by_transformers(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """The slow path of transformers' MambaMixer: discretised at once, then a loop over tokens."""
+    d = F.softplus(dt)
+    decays, inputs = torch.exp(d[..., None] * A), d[..., None] * B[:, :, None] * u[..., None]
+    state, outputs = torch.zeros_like(inputs[:, 0]), []
+    for t in range(u.shape[1]):
+        state = decays[:, t] * state + inputs[:, t]
+        outputs.append((state @ C[:, t, :, None])[..., 0])
+    return torch.stack(outputs, dim=1) + u * D
+
+
+def by_loop(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """The recurrence as it is written, nothing computed before its token comes."""
+    return reference_scan(
+        ScanInput(u, dt, A, B[:, :, None], C[:, :, None], D, None, None, None, None, softplus=True)
+    )[0]
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "foveal": selective_scan,
+    "torch loop": by_loop,
+    "transformers, slow path": by_transformers,
+    "mambapy pscan": by_pscan,
+}
+
+
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
+def _exponentials(items, steps, rates, out):  # type: ignore[no-untyped-def]
+    for item in range(items.shape[0]):
+        row = out[items[item, 0]]
+        for n in range(rates.shape[0]):
+            for j in range(row.size):
+                row[j] += exp2(steps[j] * rates[n, j])
+
+
+def floor(length: int, passes: int, *, clock: Callable[..., tuple[float, float]]) -> float:
+    """Seconds of the exponentials of `passes` passes, and of reading and writing the tensors once a pass."""
+    rows = BATCH * length
+    steps = np.random.default_rng(0).random(CHANNELS, dtype=np.float32)
+    rates, sums = -np.ones((STATES, CHANNELS), np.float32), np.zeros((rows, CHANNELS), np.float32)
+    items = np.arange(rows)[:, None]
+    exponentials, _ = clock(lambda: on_threads(lambda some: _exponentials(some, steps, rates, sums), items))
+    # forward: u and dt in, y out; backward: u, dt and the gradient of y in, those of u and dt out
+    moved = [torch.randn(rows, CHANNELS) for _ in range(3)]
+    copies, _ = clock(lambda: torch.add(moved[0], moved[1], out=moved[2]))
+    return passes * exponentials + copies * (1 if passes == 1 else 3)
+
+
+def clock_of(repeats: int, device: str) -> Callable[..., tuple[float, float]]:
+    """A function that runs another some times, and gives median and interquartile range of its seconds."""
+
+    def clock(run: Callable[[], object]) -> tuple[float, float]:
+        taken = []
+        for turn in range(repeats + 2):
+            start = time.perf_counter()
+            run()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if turn >= 2:  # the first ones compile and warm the caches
+                taken.append(time.perf_counter() - start)
+        low, middle, high = statistics.quantiles(taken, n=4)
+        return middle, high - low
+
+    return clock
+
+
+def kept_bytes(run: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps between a forward and its backward pass, each storage once."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
+
+
+def measure(name: str, length: int, repeats: int, device: str = "cpu") -> Times:
+    """Times of one implementation at one length."""
+    way, given = WAYS[name], tensors(length, device)
+    clock = clock_of(repeats, device)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            way(*given)
+
+    def both() -> None:
+        for tensor in given:
+            tensor.grad = None
+        way(*given).sum().backward()
+
+    alone, spread = clock(forward)
+    together, _ = clock(both)
+    return Times(name, length, alone, together, spread, kept_bytes(lambda: way(*given)))
+
+
+def rows_of(times: list[Times], floors: dict[int, tuple[float, float]]) -> Iterator[list[str]]:
+    """A row of the table for each length and implementation."""
+    for length in sorted({t.length for t in times}):
+        here = {t.name: t for t in times if t.length == length}
+        ours = here["foveal"]
+        for t in here.values():
+            yield [
+                f"{length}",
+                t.name,
+                f"{t.forward * 1e3:.1f} (+- {t.spread * 5e2:.1f})",
+                f"{t.both * 1e3:.1f}",
+                f"{t.forward / ours.forward:.1f}x" if t is not ours else "1",
+                f"{t.both / ours.both:.1f}x" if t is not ours else "1",
+                f"{t.kept / 2**20:.0f}",
+            ]
+        first, second = floors[length]
+        yield [
+            f"{length}", "floor", f"{first * 1e3:.1f}", f"{second * 1e3:.1f}",
+            f"{ours.forward / first:.2f} above", f"{ours.both / second:.2f} above", "",
+        ]  # fmt: skip
+
+
+def plot(times: list[Times]) -> bytes:
+    """Time over tokens, forward and with the backward pass, both axes logarithmic."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        for name, colour in zip(WAYS, COLOURS[1:], strict=False):
+            mine = sorted((t for t in times if t.name == name), key=lambda t: t.length)
+            for axis, value in zip(axes, ("forward", "both"), strict=True):
+                seconds = [getattr(t, value) for t in mine]
+                axis.loglog([t.length for t in mine], seconds, "o-", color=colour, label=name, markersize=3)
+        for axis, title in zip(axes, ("forward", "forward and backward"), strict=True):
+            axis.set(title=title, xlabel="tokens")
+        axes[0].set_ylabel("seconds")
+        axes[0].legend(frameon=False)
+        return figure_svg(figure)
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "**no**"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    times: list[Times] = []
+    floors = {}
+    clock = clock_of(options.repeats, "cpu")
+    for length in options.lengths:
+        floors[length] = floor(length, 1, clock=clock), floor(length, 2, clock=clock)
+        for name in WAYS:
+            if name == "foveal" or length <= SLOW:
+                repeats = options.repeats if name == "foveal" else 3
+                times.append(measure(name, length, repeats))
+                print(times[-1], flush=True)
+    head = [
+        "tokens",
+        "implementation",
+        "forward, ms",
+        "with backward, ms",
+        "forward",
+        "with backward",
+        "kept, MiB",
+    ]
+    rows = list(rows_of(times, floors))
+    text = table(head, rows)
+    print(text)
+    if options.write:
+        write_atomically(EVIDENCE / "selective-scan.svg", plot(times))
+        write_atomically(EVIDENCE / "selective-scan.md", page(text, times, floors, options.threads))
+
+
+def page(text: str, times: list[Times], floors: dict[int, tuple[float, float]], threads: int) -> str:
+    """The page of evidence."""
+    parts = ["# Selective scan on a CPU", f"Written by `python benchmarks/selective_scan.py --write`. "
+             f"Batch {BATCH}, {CHANNELS} channels, {STATES} states, 32 bits, {threads} threads. A ratio is the "
+             "time of that implementation over foveal's in this run; beside the floor it is foveal's time over "
+             "the floor. Slow implementations are timed up to 1024 tokens."]  # fmt: skip
+    here = {t.name: t for t in times if t.length == GOAL}
+    if here:
+        best = (
+            min(t.forward for n, t in here.items() if n != "foveal"),
+            min(t.both for n, t in here.items() if n != "foveal"),
+        )
+        ours = here["foveal"]
+        first, second = floors[GOAL]
+        goals = [
+            ("forward, times faster than the best other", 8, best[0] / ours.forward, True),
+            ("forward and backward, times faster than the best other", 8, best[1] / ours.both, True),
+            ("forward over its floor", 2, ours.forward / first, False),
+            ("forward and backward over their floor", 2, ours.both / second, False),
+        ]
+        parts.append(f"## Goals at {GOAL} tokens")
+        parts.append(
+            table(
+                ["", "goal", "measured", "met"],
+                [
+                    [
+                        what,
+                        f"{'>=' if up else '<='} {goal}",
+                        f"{value:.2f}",
+                        "yes" if (value >= goal) == up else "**no**",
+                    ]
+                    for what, goal, value, up in goals
+                ],
+            )
+        )
+    parts += ["## All lengths", text, "![time over tokens](selective-scan.svg)", "## How it was run"]
+    parts.append(table(["", ""], [[k, v] for k, v in describe_environment().items()]))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()
