@@ -237,3 +237,11 @@ def test_threads_do_not_change_the_numbers():
 
 def test_operations_are_counted_by_the_usual_convention():
     assert scan_flops(2, 10, 6, 4, skip=True, gate=False) == 9 * 2 * 10 * 6 * 4 + 2 * 10 * 6
+
+
+def test_an_order_made_in_inference_mode_can_be_trained_with():
+    x = _inputs(8)
+    with torch.inference_mode():
+        order = torch.arange(7, -1, -1)
+    selective_scan(**x, order=order).sum().backward()
+    assert all(tensor.grad is not None for tensor in x.values())

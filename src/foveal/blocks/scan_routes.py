@@ -115,8 +115,9 @@ def _routes(names: tuple[str, ...], grid: Grid, options: tuple[tuple[str, Any], 
     if unused:
         raise ValueError(f"{', '.join(sorted(unused))}: no option of the scan {' + '.join(names)}")
     runs = [path if isinstance(path, list) else [path] for path in paths]
-    order = torch.from_numpy(np.stack([np.concatenate(run) for run in runs]).astype(np.int64))
-    inverse = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
+    with torch.inference_mode(False):  # kept, and so perhaps trained with later
+        order = torch.from_numpy(np.stack([np.concatenate(run) for run in runs]).astype(np.int64))
+        inverse = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
     return Routes(grid, order, inverse, tuple(tuple(len(piece) for piece in run) for run in runs))
 
 

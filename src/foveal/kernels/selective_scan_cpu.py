@@ -43,9 +43,10 @@ class _CpuScan(torch.autograd.Function):
         items = arrays.items()
         on_threads(lambda some: _forward(some, *arrays.inputs, *arrays.flags, keep, borders, y, last), items)
         if keep:
-            ctx.save_for_backward(*(x for x in scan[:-1] if isinstance(x, Tensor)))  # type: ignore[attr-defined]
-            ctx.present = [isinstance(x, Tensor) for x in scan[:-1]]  # type: ignore[attr-defined]
-            ctx.softplus, ctx.borders = scan.softplus, borders  # type: ignore[attr-defined]
+            ctx.save_for_backward(*(x for x in scan[:9] if isinstance(x, Tensor)))  # type: ignore[attr-defined]
+            ctx.present = [isinstance(x, Tensor) for x in scan[:9]]  # type: ignore[attr-defined]
+            # no gradient: an order may come from inference mode, whose tensors cannot be saved
+            ctx.order, ctx.softplus, ctx.borders = scan.order, scan.softplus, borders  # type: ignore[attr-defined]
         return torch.from_numpy(y), torch.from_numpy(last).transpose(1, 2).contiguous()
 
     @staticmethod
@@ -53,7 +54,7 @@ class _CpuScan(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         kept = iter(ctx.saved_tensors)  # type: ignore[attr-defined]
         given = [next(kept) if present else None for present in ctx.present]  # type: ignore[attr-defined]
-        scan = ScanInput(*given, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type, misc]
+        scan = ScanInput(*given, order=ctx.order, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type, misc]
         arrays = _Arrays(scan)
         kind, states = arrays.kind, arrays.states
         batch, length, channels = scan.u.shape

@@ -197,8 +197,9 @@ class _GpuScan(torch.autograd.Function):
             length, channels, states, groups, **_flags(scan), BEGUN=scan.initial_state is not None, KEEP=keep,
         )  # fmt: skip
         if keep:
-            ctx.save_for_backward(borders, *(x for x in scan[:-1] if x is not None))  # type: ignore[attr-defined]
-            ctx.present = [x is not None for x in scan[:-1]]  # type: ignore[attr-defined]
+            ctx.save_for_backward(borders, *(x for x in scan[:9] if x is not None))  # type: ignore[attr-defined]
+            ctx.present = [x is not None for x in scan[:9]]  # type: ignore[attr-defined]
+            ctx.order = scan.order  # type: ignore[attr-defined]
             ctx.softplus, ctx.kind = scan.softplus, tensors[0].dtype  # type: ignore[attr-defined, union-attr]
         return y.to(tensors[0].dtype), last.to(tensors[0].dtype)  # type: ignore[union-attr]
 
@@ -208,7 +209,7 @@ class _GpuScan(torch.autograd.Function):
         borders, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         rest = iter(kept)
         given = [next(rest) if present else None for present in ctx.present]  # type: ignore[attr-defined]
-        scan = ScanInput(*given, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type, misc]
+        scan = ScanInput(*given, order=ctx.order, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type, misc]
         batch, length, channels = scan.u.shape
         groups, states = scan.B.shape[2:]
         gy, glast = (g.float().contiguous() for g in gradients)
