@@ -7,12 +7,14 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
 from foveal.encoders.features import Features
 from foveal.encoders.preprocessing import EncoderPreprocess
+from foveal.encoders.saving import load_weights, open_model, write_model
 from foveal.settings import unknown_name
 
 
@@ -61,6 +63,41 @@ class Encoder(nn.Module):
 
         return dict(layouts_of(self.name))
 
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """Write the encoder to a folder: `config.json`, `model.safetensors`, and a model card where given.
+
+        Args:
+            folder: made where missing; each file appears whole or not at all.
+            card: text of the model card, Markdown; an existing card is kept where this is empty.
+
+        Raises:
+            ValueError: the encoder is not registered, or its settings are no JSON values.
+        """
+        if not self.name:
+            raise ValueError(
+                f"{type(self).__name__} cannot be saved: it has no registered name; see register_encoder"
+            )
+        config = {"foveal_model": "Encoder", "encoder": self.name, "encoder_settings": self.settings}
+        return write_model(folder, self, config, card=card)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | Path, *, revision: str | None = None) -> Self:
+        """Load an encoder in evaluation mode from a folder, or from a Hugging Face hub repository.
+
+        Raises:
+            FileNotFoundError: a file of the encoder is missing.
+            ValueError: the folder holds no encoder, another class of it, or weights that do not fit.
+        """
+        folder, config = open_model(folder_or_hub_id, revision=revision)
+        if config.get("foveal_model") != "Encoder":
+            kind = config.get("foveal_model") or "model of an unknown kind"
+            raise ValueError(f"{folder} holds a {kind}, not an Encoder")
+        encoder = create_encoder(config["encoder"], **config["encoder_settings"])
+        if not isinstance(encoder, cls):
+            raise ValueError(f"{folder} holds a {type(encoder).__name__}, not a {cls.__name__}")
+        load_weights(encoder, folder)
+        return encoder.eval()
+
     def forward(self, images: Tensor) -> Features:
         """Encode a batch of images."""
         raise TypeError(f"{type(self).__name__} does not define forward(images) -> Features")
@@ -103,7 +140,8 @@ def create_encoder(name: str, **settings: Any) -> Encoder:
     """Make an encoder by name.
 
     Args:
-        name: one of `list_encoders()`, or `timm/NAME` for any model that timm can take features from.
+        name: one of `list_encoders()`, `timm/NAME` for any timm model, or `transformers/FOLDER` for any
+            vision model of transformers.
         **settings: keyword arguments of the encoder's constructor.
 
     Raises:
@@ -113,7 +151,11 @@ def create_encoder(name: str, **settings: Any) -> Encoder:
         from foveal.encoders.timm_bridge import TimmEncoder
 
         return TimmEncoder(name.removeprefix("timm/"), **settings)
+    if name.startswith("transformers/"):
+        from foveal.encoders.transformers_bridge import TransformersEncoder
+
+        return TransformersEncoder(name.removeprefix("transformers/"), **settings)
     _load_families()
     if name not in _REGISTRY:
-        raise ValueError(unknown_name("encoder", name, [*list_encoders(), "timm/NAME"]))
+        raise ValueError(unknown_name("encoder", name, [*list_encoders(), "timm/NAME", "transformers/NAME"]))
     return _REGISTRY[name](**settings)

@@ -249,13 +249,13 @@ def _patches_of(last: Any, model: nn.Module, size: tuple[int, ...]) -> tuple[Ten
             last = rearrange(last, "b h w d -> b d h w")
         return rearrange(last, "b d h w -> b (h w) d"), (last.shape[2], last.shape[3])
     prefix = int(getattr(model, "num_prefix_tokens", 0))
-    grid = _grid_of(model, size, last.shape[1])
+    grid = _grid_of(model, size, last.shape[1], prefix)
     if grid is None:
         raise ValueError(f"{last.shape[1]} tokens of images of {size} px are on no grid")
     return last[:, max(prefix, last.shape[1] - grid[0] * grid[1]) :], grid
 
 
-def _grid_of(model: nn.Module, size: tuple[int, ...], tokens: int) -> tuple[int, int] | None:
+def _grid_of(model: nn.Module, size: tuple[int, ...], tokens: int, prefix: int) -> tuple[int, int] | None:
     """The grid (h, w) with h w patch tokens and at most a few class and register tokens besides."""
     embed = getattr(model, "patch_embed", None)
     if hasattr(embed, "dynamic_feat_size"):
@@ -264,7 +264,7 @@ def _grid_of(model: nn.Module, size: tuple[int, ...], tokens: int) -> tuple[int,
             return grid[0], grid[1]
     for stride in (4, 7, 8, 12, 14, 16, 28, 32, 64):
         grid = tuple(-(-side // stride) for side in size)
-        if 0 <= tokens - grid[0] * grid[1] <= (2 if stride > 4 else 0):
+        if 0 <= tokens - grid[0] * grid[1] <= prefix:
             return grid[0], grid[1]
     return None
 

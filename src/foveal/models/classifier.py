@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foveal.encoders.base import create_encoder
+from foveal.encoders.checkpoints import LoadedCheckpoint, load_official
 from foveal.models.pretrained import PretrainedModel
 from foveal.settings import Settings
 
@@ -46,6 +49,23 @@ class Classifier(PretrainedModel):
         self.head = nn.Linear(self.encoder.dim, len(config.classes))
         self.register_buffer("mean", torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+
+    def load_official(
+        self,
+        checkpoint: str | Path | Mapping[str, Any],
+        *,
+        layout: str | None = None,
+        skip: Sequence[str] = (),
+    ) -> LoadedCheckpoint:
+        """Load an official checkpoint; see `foveal.encoders.checkpoints.load_official`.
+
+        The head is taken too where it has as many classes as this one; else it stays as it is.
+        """
+        loaded = load_official(self.encoder, checkpoint, layout=layout, skip=skip)
+        if loaded.head is not None and loaded.head["weight"].shape == self.head.weight.shape:
+            bias = loaded.head.get("bias", torch.zeros_like(self.head.bias))
+            self.head.load_state_dict({"weight": loaded.head["weight"], "bias": bias})
+        return loaded
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits before temperature scaling."""

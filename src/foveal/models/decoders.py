@@ -138,4 +138,6 @@ class EncoderDecoder(nn.Module):
             images = F.pad(images, (0, missing[1], 0, missing[0]))
         pyramid = self.encoder(images).pyramid
         logits = self.head(self.decoder(pyramid) if self.decoder is not None else pyramid[0])
+        if logits.shape[-2:] != images.shape[-2:]:  # old networks without padding, such as Inception
+            logits = F.interpolate(logits, size=images.shape[-2:], mode="bilinear")
         return logits[..., :height, :width]
