@@ -30,10 +30,21 @@ _TEST_TOKENS = 1 << 16  # at once, over the images of a batch
 class SweepData(Protocol):
     """Images (N, C, S, S) in [0, 1] with labels (N,), to learn from and to be tested on."""
 
-    images: Tensor
-    labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    @property
+    def images(self) -> Tensor:
+        """(N, C, S, S) to learn from."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+
+    @property
+    def test_images(self) -> Tensor:
+        """(M, C, S, S) to be tested on."""
+
+    @property
+    def test_labels(self) -> Tensor:
+        """(M,) int64."""
 
     def __len__(self) -> int:
         """Images to learn from."""
