@@ -154,11 +154,11 @@ def draw_channels(count: int, *, mode: Sampling, generator: torch.Generator, rat
     if mode == "none":
         return torch.arange(count)
     if mode == "hcs":
-        size = int(torch.randint(1, count + 1, (), generator=generator))
-        return torch.randperm(count, generator=generator)[:size]
+        size = int(torch.randint(1, count + 1, (), generator=generator, device="cpu"))
+        return torch.randperm(count, generator=generator, device="cpu")[:size]
     if mode == "dropout":
         while True:
-            kept = torch.rand(count, generator=generator) >= rate
+            kept = torch.rand(count, generator=generator, device="cpu") >= rate
             if kept.any():
                 return kept.nonzero()[:, 0]
     raise ValueError(f"sampling {mode!r}; allowed: hcs, dropout, none")

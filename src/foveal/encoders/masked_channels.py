@@ -15,8 +15,9 @@ from foveal.blocks.channel_tokens import (
     present_channels,
     rescale_channels,
 )
-from foveal.encoders.base import Encoder, create_encoder, register_encoder
+from foveal.encoders.base import Encoder, register_encoder
 from foveal.encoders.features import Features
+from foveal.encoders.wrapping import inner_encoder
 
 
 @register_encoder("masked-channels")
@@ -28,9 +29,9 @@ class MaskedChannels(Encoder):
     normalisation: 0 is then the mean.
 
     Args:
-        encoder: name of the encoder, as in `create_encoder`.
-        encoder_settings: its settings.
-        in_channels: channels of the input images.
+        encoder: name as in `create_encoder`, or an encoder.
+        encoder_settings: of the encoder that is named.
+        in_channels: of the encoder that is named.
         sampling: in training, "hcs", "dropout" or "none".
         channel_dropout: share of channels that "dropout" takes away.
         seed: of the sampling.
@@ -39,7 +40,7 @@ class MaskedChannels(Encoder):
     def __init__(
         self,
         *,
-        encoder: str,
+        encoder: str | Encoder = "conv-pyramid",
         encoder_settings: Mapping[str, Any] | None = None,
         in_channels: int = 3,
         sampling: Sampling = "hcs",
@@ -47,9 +48,9 @@ class MaskedChannels(Encoder):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder = create_encoder(encoder, in_channels=in_channels, **(encoder_settings or {}))
+        self.encoder = inner_encoder(self, encoder, encoder_settings, in_channels)
         self.sampler = ChannelSampler(sampling, rate=channel_dropout, seed=seed)
-        self.in_channels, self.dim = in_channels, self.encoder.dim
+        self.in_channels, self.dim = self.encoder.in_channels, self.encoder.dim
         self.patch_size = self.encoder.patch_size
         self.pyramid_channels = self.encoder.pyramid_channels
         self.pyramid_strides = self.encoder.pyramid_strides

@@ -11,10 +11,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from foveal.encoders.base import Encoder, create_encoder, register_encoder
+from foveal.encoders.base import Encoder, register_encoder
 from foveal.encoders.features import Features
 from foveal.encoders.scale_passes import TileOutputs, run_scales
 from foveal.encoders.scale_plan import ScalePlan, Shape, plan_scales, token_budget
+from foveal.encoders.wrapping import inner_encoder
 from foveal.settings import unknown_name
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class MultiScale(Encoder):
         reuse_constant_tiles: bool = True,
     ) -> None:
         super().__init__()
-        self.encoder = self._make(encoder, encoder_settings, in_channels)
+        self.encoder = inner_encoder(self, encoder, encoder_settings, in_channels)
         self.scales, self.sizes, self.max_tile = scales, sizes, max_tile
         self.shape, self.max_tiles = shape, max_tiles
         self.frozen, self.reuse_constant_tiles = frozen, reuse_constant_tiles
@@ -186,20 +187,6 @@ class MultiScale(Encoder):
         self.patch_size = max(1, round(inner.patch_size / finer))
         self.pyramid_channels = tuple(channels * count for channels in inner.pyramid_channels)
         self.pyramid_strides = tuple(max(1, round(stride / finer)) for stride in inner.pyramid_strides)
-
-    def _make(self, encoder: str | Encoder, settings: Mapping[str, Any] | None, in_channels: int) -> Encoder:
-        if isinstance(encoder, str):
-            return create_encoder(encoder, in_channels=in_channels, **(settings or {}))
-        if settings is not None:
-            raise ValueError("encoder_settings with an encoder that is made already; give its name instead")
-        # So that the noted settings are values from which the whole can be made again.
-        inner = {name: value for name, value in encoder.settings.items() if name != "in_channels"}
-        self.settings |= {
-            "encoder": encoder.name,
-            "encoder_settings": inner,
-            "in_channels": encoder.in_channels,
-        }
-        return encoder
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training; a frozen encoder stays in evaluation mode."""
