@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and numba: each tr
 
 import torch
 
-from encoder_learning_entries import IMAGE_SIZE, labels, parameter_count, sized
+from encoder_learning_entries import IMAGE_SIZE, NETWORKS, labels, parameter_count, sized, sized_network
 from encoder_learning_page import PAGE, ROWS, write_page
 from foveal.metrics.discrimination import discrimination
 from foveal.recipes._encoder_learning import LearningData, learn
@@ -69,7 +69,8 @@ class Job:
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
     for seed in range(options.seeds):
         for task in options.tasks:
-            for encoder in options.encoders or labels():
+            rows = labels() + (list(NETWORKS) if task == "vessels" else [])
+            for encoder in options.encoders or rows:
                 steps = options.vessel_steps if task == "vessels" else options.steps
                 batch = VESSELS["batch"] if task == "vessels" else options.batch_size
                 yield Job(
@@ -130,10 +131,16 @@ def _classes(job: Job) -> dict[str, Any]:
 
 
 def _vessels(job: Job) -> dict[str, Any]:
-    entry = sized(job.encoder, job.parameters)
-    encoder = entry.make(3)
-    if len(encoder.pyramid_channels) < 2 or max(encoder.pyramid_strides) > VESSELS["patch"] // 2:
-        return {"skipped": "no pyramid of several levels for the U-Net's decoder"}
+    if job.encoder in NETWORKS:
+        made = sized_network(job.encoder, job.parameters)
+        network: dict[str, Any] = {"network": "vm-unet", "network_settings": made}
+    else:
+        entry = sized(job.encoder, job.parameters)
+        encoder = entry.make(3)
+        if len(encoder.pyramid_channels) < 2 or max(encoder.pyramid_strides) > VESSELS["patch"] // 2:
+            return {"skipped": "no pyramid of several levels for the U-Net's decoder"}
+        made = entry.settings
+        network = {"encoder": entry.name, "encoder_settings": {"in_channels": 3, **made}}
     cases = read_vessel_cases(Path(job.data))
     cases = [case for case in cases if case.dataset == "CHASE_DB1"]
     test = [case for case in cases if case.patient.endswith(TEST_CHILDREN)]
@@ -149,8 +156,7 @@ def _vessels(job: Job) -> dict[str, Any]:
     }
     settings = SaunaSettings(
         loss="bce-dice",
-        encoder=entry.name,
-        encoder_settings={"in_channels": 3, **entry.settings},
+        **network,
         working_diameter=VESSELS["diameter"],
         contrast_sigma=VESSELS["sigma"],
         patch_size=VESSELS["patch"],
@@ -161,9 +167,8 @@ def _vessels(job: Job) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     scores = evaluate_vessels(model, test, views=1, scales=(1.0,))
     return {
-        "settings": entry.settings,
-        "size": parameter_count(encoder),
-        "decoder_size": sum(p.numel() for p in model.parameters()) - parameter_count(encoder),
+        "settings": made,
+        "size": parameter_count(model),
         "training_seconds": round(seconds, 1),
         "dice": round(float(scores.dice.mean()), 4),
         "auc": round(float(scores.auc.mean()), 4),

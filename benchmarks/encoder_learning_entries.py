@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from foveal.encoders import base
+from foveal.models.networks import create_network
 
 IMAGE_SIZE, PATCH_SIZE, DEPTH, STAGE_DEPTHS = 32, 4, 4, (1, 1, 2, 1)
 WRAPPERS = {
@@ -17,10 +20,12 @@ WRAPPERS = {
 }
 VIT, RESNET = "timm/vit_tiny_patch16_224", "timm/resnet18"
 FULL_RESNET = "timm/resnet18 (full size)"
+NETWORKS = {"vm-unet (mhs)": {"block": "mhs"}, "vm-unet (ss2d)": {"block": "ss2d"}}
+"""Whole segmentation networks, which have no encoder that could stand alone; for vessels only."""
 CHANGES: dict[str, dict[str, Any]] = {
     "adventurer": {"states": 16, "head_dim": 16},
     "hvir": {"head_dim": 8},
-    "medvit-v2": {"head_dim": 8, "stem": (16, 8, 16), "depths": (1, 1, 3, 1), "dims": (16, 24, 32, 48)},
+    "medvit-v2": {"head_dim": 8, "stem": (16, 8, 16), "depths": (1, 1, 3, 1), "dims": (16, 32, 32, 48)},
     "rsmamba": {"stride": PATCH_SIZE},
 }
 """Settings beside width and depth, where the defaults are of a large model."""
@@ -77,8 +82,23 @@ def sized(label: str, parameters: int) -> Entry:
     return best[1]
 
 
-def parameter_count(encoder: base.Encoder) -> int:
-    return sum(parameter.numel() for parameter in encoder.parameters())
+def sized_network(label: str, parameters: int) -> dict[str, Any]:
+    """Settings of the network "vm-unet", all of which is nearest to `parameters`."""
+    choices = [
+        NETWORKS[label]
+        | {
+            "dims": (width, 2 * width, 3 * width, 4 * width),
+            "depths_enc": (1, 1, 1, 1),
+            "depths_dec": (1, 1, 1, 1),
+        }
+        for width in range(8, 49, 8)
+    ]
+    sizes = [parameter_count(create_network("vm-unet", outputs=1, **settings)) for settings in choices]
+    return min(zip(sizes, choices, strict=True), key=lambda pair: abs(math.log(pair[0] / parameters)))[1]
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _candidates(name: str) -> Iterator[dict[str, Any]]:
