@@ -40,8 +40,8 @@ def train_and_dice(
     make_network: Callable[[], nn.Module],
     data: MaskData,
     *,
-    steps: int = 150,
-    batch_size: int = 8,
+    steps: int = 250,
+    batch_size: int = 4,
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> float:

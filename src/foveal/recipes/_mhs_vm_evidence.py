@@ -183,12 +183,17 @@ def cost(dim: int, rounds: int = 9) -> Finding:
 def small_network(block: str = "mhs", **settings: Any) -> VMUNet:
     """A frame of three stages for pictures of one channel."""
     return VMUNet(
-        block=block, block_settings=settings, dims=(24, 48, 96), depths_enc=(1, 1, 1), depths_dec=(1, 1, 1),
-        in_channels=1, drop_path=0.0,
-    )  # fmt: skip
+        block=block,
+        block_settings={"states": 4, **settings},
+        dims=(24, 48, 96),
+        depths_enc=(1, 1, 1),
+        depths_dec=(1, 1, 1),
+        in_channels=1,
+        drop_path=0.0,
+    )
 
 
-def lesions(seeds: int) -> Iterator[Finding]:
+def lesions(seeds: int, steps: int = 250) -> Iterator[Finding]:
     """Dice on spiky blobs: heads beside SS2D in the same frame, and attention beside the sum."""
     from foveal.recipes._mask_learning import spiky_blobs, train_and_dice
 
@@ -201,7 +206,7 @@ def lesions(seeds: int) -> Iterator[Finding]:
     }
     sizes = {name: sum(p.numel() for p in make().parameters()) for name, make in networks.items()}
     dice = {
-        name: [train_and_dice(make, data, seed=seed) for seed in range(seeds)]
+        name: [train_and_dice(make, data, steps=steps, seed=seed) for seed in range(seeds)]
         for name, make in networks.items()
     }
     told = ", ".join(f"{name} {fmean(values):.3f}" for name, values in dice.items())
@@ -218,14 +223,16 @@ def lesions(seeds: int) -> Iterator[Finding]:
     )
 
 
-def curves(seeds: int) -> Finding:
+def curves(seeds: int, steps: int = 400) -> Finding:
     """Dice on thin curves: four routes a head beside one."""
     from foveal.recipes._mask_learning import thin_curves, train_and_dice
 
     data = thin_curves()
     four = partial(small_network, heads=("C", "Z"), fuse="sum")
     one = partial(small_network, heads=("snake", "row"), fuse="sum")
-    dice = [[train_and_dice(make, data, seed=seed) for seed in range(seeds)] for make in (four, one)]
+    dice = [
+        [train_and_dice(make, data, steps=steps, seed=seed) for seed in range(seeds)] for make in (four, one)
+    ]
     told = f"{fmean(dice[0]):.3f} and {fmean(dice[1]):.3f}"
     return Finding.at_least(
         f"thin curves: Dice of 4 routes a head less that of 1 ({told})", _less(*dice), 0.02
