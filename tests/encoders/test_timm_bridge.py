@@ -126,3 +126,37 @@ def test_official_weights_load_through_timms_own_mapping(name, settings, head):
 def test_names_timm_does_not_know_are_told_with_the_nearest():
     with pytest.raises(ValueError, match="unknown timm model 'resnet_18'; did you mean 'resnet18'"):
         create_encoder("timm/resnet_18")
+
+
+def test_a_model_of_colours_only_says_so():
+    with pytest.raises(ValueError, match="in_channels 2: timm's csatv2 takes colour photographs only"):
+        create_encoder("timm/csatv2", in_channels=2)
+
+
+@torch.no_grad()
+def test_register_tokens_of_flexible_transformers_are_split_off():
+    encoder = create_encoder("timm/naflexvit_base_patch16_gap", depth=1, embed_dim=48, num_heads=2).eval()
+    assert encoder(torch.rand(1, 3, 384, 384)).grid == (24, 24)
+
+
+def test_weights_of_a_masked_autoencoder_load_without_their_decoder():
+    torch.manual_seed(0)
+    whole = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=0)
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 197, 8)}
+    decoder["decoder_blocks.0.norm1.weight"] = torch.zeros(8)
+    encoder = create_encoder("timm/vit_tiny_patch16_224", depth=2, global_pool="avg", image_size=160)
+    skip = ["decoder_", "mask_token", r"^backbone\.(fc_)?norm\."]
+    loaded = load_official(encoder, {"model": whole.state_dict() | decoder}, skip=skip)
+    assert loaded.skipped == tuple(
+        f"backbone.{key}"
+        for key in (
+            "decoder_blocks.0.norm1.weight",
+            "decoder_pos_embed",
+            "fc_norm.bias",
+            "fc_norm.weight",
+            "norm.bias",
+            "norm.weight",
+        )
+    )
+    torch.testing.assert_close(encoder.backbone.blocks[1].mlp.fc1.weight, whole.blocks[1].mlp.fc1.weight)
+    assert encoder.backbone.pos_embed.shape == (1, 101, 192)

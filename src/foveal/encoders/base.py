@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
 
 _E = TypeVar("_E", bound=type[Encoder])
-_REGISTRY: dict[str, Callable[..., Encoder]] = {}
+_REGISTRY: dict[str, type[Encoder]] = {}
 
 
 def register_encoder(name: str) -> Callable[[_E], _E]:
@@ -136,6 +136,18 @@ def list_encoders() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def encoder_class(name: str) -> type[Encoder]:
+    """The class that is registered under a name.
+
+    Raises:
+        ValueError: there is none; the message suggests the nearest name.
+    """
+    _load_families()
+    if name not in _REGISTRY:
+        raise ValueError(unknown_name("encoder", name, [*list_encoders(), "timm/NAME", "transformers/NAME"]))
+    return _REGISTRY[name]
+
+
 def create_encoder(name: str, **settings: Any) -> Encoder:
     """Make an encoder by name.
 
@@ -155,7 +167,4 @@ def create_encoder(name: str, **settings: Any) -> Encoder:
         from foveal.encoders.transformers_bridge import TransformersEncoder
 
         return TransformersEncoder(name.removeprefix("transformers/"), **settings)
-    _load_families()
-    if name not in _REGISTRY:
-        raise ValueError(unknown_name("encoder", name, [*list_encoders(), "timm/NAME", "transformers/NAME"]))
-    return _REGISTRY[name](**settings)
+    return encoder_class(name)(**settings)

@@ -40,7 +40,8 @@ class LoadedCheckpoint:
 
     Attributes:
         layout: the layout that was recognised; "foveal" is the encoder's own.
-        fitted: one line for each tensor that was resized or adapted: name, old shape, new shape.
+        fitted: one line for each tensor that was resized or adapted: name, old shape, new shape. What timm
+            resizes in its own layout is not among them.
         head: "weight" (classes, D) and perhaps "bias" (classes,) of the official classifier, or None.
         skipped: official and encoder keys that `skip` let pass.
     """

@@ -18,6 +18,7 @@ from foveal.encoders.features import Features
 from foveal.encoders.preprocessing import EncoderPreprocess
 from foveal.settings import unknown_name
 
+_COLOUR_ONLY = ("csatv2",)  # its first layer turns red, green and blue into a fixed colour space
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")  # names that timm resolves itself
 
 
@@ -73,6 +74,10 @@ class TimmEncoder(Encoder):
         super().__init__()
         if not name.startswith(_ELSEWHERE) and not timm.is_model(name):
             raise ValueError(unknown_name("timm model", name, timm.list_models()))
+        if name.startswith(_COLOUR_ONLY) and in_channels != 3:
+            raise ValueError(
+                f"in_channels {in_channels}: timm's {name} takes colour photographs only, 3 channels"
+            )
         self.timm_name, self.in_channels = name, in_channels
         if image_size is not None:
             settings["img_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
