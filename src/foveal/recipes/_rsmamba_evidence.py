@@ -279,7 +279,7 @@ def paths_on_digits(seeds: int) -> Iterator[Finding]:
         measured=f"{sum(first) / seeds:+.4f}",
     )
     yield Finding.at_least("and does not fall with the shuffled path", gains(names[2], names[1]), 0.0)
-    claim = "forward alone: macro F1 of mean pooling less that of a class token at the head"
+    claim = "forward alone: macro F1 of mean pooling less a class token's at the head, which sees no patch"
     yield Finding.at_least(claim, gains(names[0], names[3]), 0.02)
 
 
