@@ -175,7 +175,7 @@ def test_missing_config_is_named_without_an_error_number(toy: Toy, tmp_path: Pat
 def test_unknown_recipe_is_one_line() -> None:
     result = call("verify", "no-such-recipe")
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: no recipe is called 'no-such-recipe'")
+    assert result.stderr.startswith("Error: unknown recipe 'no-such-recipe'")
     assert "Traceback" not in result.stderr
 
 

@@ -197,9 +197,9 @@ def test_page_of_a_quick_run_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_recipe_suggests_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "recipe_names", lambda: ("flair", "sauna"))
-    with pytest.raises(ValueError, match="'suana'; did you mean sauna"):
+    with pytest.raises(ValueError, match="'suana'; did you mean 'sauna'"):
         load_recipe("suana")
-    with pytest.raises(ValueError, match="foveal recipes"):
+    with pytest.raises(ValueError, match="allowed: flair, sauna"):
         load_recipe("xyz")
 
 

@@ -52,8 +52,8 @@ print(features.grid, features.pooled.shape)
 that their patches divide, Swin any size at all; models that are built for one size (BEiT, EVA-02, MLP mixers,
 MaxViT and others) get it as `image_size=`, and pretrained positions are resized. One small model of each of
 the 98 families of timm 1.0 was tried. What is not taken in full: CSATv2 takes three channels only, CrossViT
-gives the maps of its two grids, and Inception, PNASNet, Xception and PiT do not pad, so that the sides of
-their maps are a little smaller than the stride says.
+gives the maps of its two grids, and Inception, NASNet, PNASNet, Xception and PiT do not pad, so that the
+sides of their maps are a little smaller than the stride says.
 
 ## Models of transformers
 From a configuration, without weights:

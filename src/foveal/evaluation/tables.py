@@ -1,11 +1,12 @@
 """Tables of unknown making (CSV, Parquet), and their columns as texts or numbers."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from foveal.settings import unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +63,8 @@ def require_column(column: str, frame: "pd.DataFrame", origin: str, *, option: s
     """Raise a ValueError that suggests the nearest column where there is no such one."""
     if column in frame:
         return
-    known = [str(name) for name in frame.columns]
-    near = difflib.get_close_matches(column, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"its columns: {', '.join(known[:30])}"
-    hint += " …" if not near and len(known) > 30 else ""
-    raise ValueError(f"{option + ': ' if option else ''}{origin} has no column {column!r}; {hint}")
+    complaint = unknown_name("column", column, [str(name) for name in frame.columns])
+    raise ValueError(f"{option + ': ' if option else ''}{origin}: {complaint}")
 
 
 def texts_of(column: "pd.Series") -> "pd.Series":

@@ -1,6 +1,5 @@
 """Finding recipes by name, and their list, without importing anything heavy."""
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
@@ -8,8 +7,9 @@ from typing import Any
 
 import foveal.recipes
 from foveal.recipes.base import Card, Recipe
+from foveal.settings import unknown_name
 
-_MACHINERY = {"base", "evidence", "registry", "catalogue", "overrides"}
+_MACHINERY = {"base", "encoder_recipe", "evidence", "registry", "catalogue", "overrides"}
 
 
 @cache
@@ -28,13 +28,11 @@ def load_recipe(name: str) -> Recipe[Any]:
     """The recipe of that name; case does not matter, and an underscore is as good as a hyphen.
 
     Raises:
-        ValueError: there is none; the message suggests the nearest names.
+        ValueError: there is none; the message suggests the nearest name.
     """
     slug = name.strip().lower().replace("_", "-")
     if slug not in recipe_names():
-        near = difflib.get_close_matches(slug, recipe_names(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`foveal recipes` lists them all"
-        raise ValueError(f"no recipe is called {name!r}; {hint}")
+        raise ValueError(unknown_name("recipe", slug, recipe_names()))
     module = importlib.import_module(f"foveal.recipes.{slug.replace('-', '_')}")
     recipe: Recipe[Any] = module.recipe
     if recipe.card.slug != slug:
