@@ -76,16 +76,11 @@ def tile_window(
     return torch.outer(line, line).clamp_min(1e-3)
 
 
-def cut_tiles(images: Tensor, corners: Corners, tile: int) -> Tensor:
-    """Tiles of images (B, C, H, W) at any corners, tile-major as in `split_tiles`."""
-    return torch.cat([images[..., top : top + tile, left : left + tile] for top, left in corners])
-
-
 def blend_tiles(tiles: Tensor, corners: Corners, height: int, width: int, window: Tensor) -> Tensor:
     """Weighted mean of overlapping tiles: (corners B, C, t, t) to (B, C, height, width).
 
     Args:
-        tiles: tile-major, as from `cut_tiles`.
+        tiles: tile-major, as in `split_tiles`.
         corners: (top, left) of each, in cells of the map; together they cover it.
         height: of the map.
         width: of the map.

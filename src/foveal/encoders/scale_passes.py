@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveal.blocks.tiles import blend_tiles, cut_tiles, merge_tiles, split_tiles, tile_corners, tile_window
+from foveal.blocks.tiles import Corners, blend_tiles, merge_tiles, tile_corners, tile_window
 from foveal.encoders.scale_plan import ScalePlan
 
 
@@ -25,6 +26,9 @@ class TileOutputs:
         """Those of the tiles at `places`."""
         prefix = None if self.prefix is None else self.prefix[places]
         return TileOutputs(tuple(m[places] for m in self.maps), prefix)
+
+
+Seen = tuple[tuple[Tensor, ...], Tensor | None]
 
 
 def run_scales(
@@ -65,54 +69,69 @@ def run_scales(
     if tile_batch is not None and tile_batch < 1:
         raise ValueError(f"tile_batch {tile_batch}; allowed: 1 at least, or None for all tiles at once")
 
-    def run_all(tiles: Tensor) -> TileOutputs:
-        places = _representatives(tiles) if reuse_constant_tiles else None
-        if places is not None:
-            needed, places = places.unique(return_inverse=True)
-            tiles = tiles[needed]
-        parts = [run(part) for part in tiles.split(tile_batch or len(tiles))]
-        prefix = (
-            None if parts[0].prefix is None else torch.cat([p.prefix for p in parts if p.prefix is not None])
-        )
-        outputs = TileOutputs(
-            tuple(torch.cat(level) for level in zip(*(p.maps for p in parts), strict=True)), prefix
-        )
-        return outputs if places is None else outputs.pick(places)
-
-    seen = []
-    for plan in plans:
+    run_all = partial(_run_tiles, run, tile_batch=tile_batch, reuse_constant=reuse_constant_tiles)
+    fitted: dict[int, Seen] = {}
+    grids: list[torch.Size] = []
+    # The scale that gives the grid comes first, so that the maps of the others need not be kept whole.
+    for index in sorted(range(len(plans)), key=lambda index: index != out_index):
+        plan = plans[index]
         resized = _resized(images, plan.size, mode=resize, antialias=antialias)
         split = _overlapping if overlap and plan.tiles > 1 else _side_by_side
-        seen.append(split(run_all, resized, plan, overlap))
-    maps = []
-    for level in zip(*(maps for maps, _ in seen), strict=True):
-        grid = level[out_index].shape[-2:]
-        fitted = [_to_grid(map_, grid) for map_ in level]
+        maps, prefix = split(run_all, resized, plan, overlap)
+        grids = grids or [map_.shape[-2:] for map_ in maps]
+        maps = tuple(_to_grid(map_, grid) for map_, grid in zip(maps, grids, strict=True))
         if norm_per_scale:
-            fitted = [F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1) for m in fitted]
-        maps.append(torch.cat(fitted, dim=1))
-    prefixes = [prefix for _, prefix in seen if prefix is not None]
-    if norm_per_scale:
-        prefixes = [F.layer_norm(prefix, prefix.shape[-1:]) for prefix in prefixes]
-    return tuple(maps), torch.cat(prefixes, dim=-1) if prefixes else None
+            maps = tuple(F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1) for m in maps)
+            prefix = None if prefix is None else F.layer_norm(prefix, prefix.shape[-1:])
+        fitted[index] = maps, prefix
+    scales = [fitted[index] for index in range(len(plans))]
+    joined = tuple(torch.cat(level, dim=1) for level in zip(*(maps for maps, _ in scales), strict=True))
+    prefixes = [prefix for _, prefix in scales if prefix is not None]
+    return joined, torch.cat(prefixes, dim=-1) if prefixes else None
 
 
-Seen = tuple[tuple[Tensor, ...], Tensor | None]
+def _run_tiles(
+    run: Callable[[Tensor], TileOutputs],
+    images: Tensor,
+    corners: Corners,
+    side: int,
+    *,
+    tile_batch: int | None,
+    reuse_constant: bool,
+) -> TileOutputs:
+    """What the model says of all tiles, tile-major; only those in the model are copied out of the images."""
+    batch = len(images)
+    views = [images[..., top : top + side, left : left + side] for top, left in corners]
+    needed, places = torch.arange(batch * len(views), device=images.device), None
+    if reuse_constant:
+        needed, places = _representatives(views).unique(return_inverse=True)
+    parts = []
+    for chunk in needed.split(tile_batch or len(needed)):
+        if len(views) == 1 and len(chunk) == batch:
+            parts.append(run(views[0]))
+        else:
+            parts.append(run(torch.stack([views[i // batch][i % batch] for i in chunk.tolist()])))
+    prefixes = [part.prefix for part in parts if part.prefix is not None]
+    outputs = TileOutputs(
+        tuple(torch.cat(level) for level in zip(*(part.maps for part in parts), strict=True)),
+        torch.cat(prefixes) if prefixes else None,
+    )
+    return outputs if places is None else outputs.pick(places)
 
 
-def _side_by_side(run: Callable[[Tensor], TileOutputs], images: Tensor, plan: ScalePlan, _: float) -> Seen:
-    outputs = run(split_tiles(images, plan.rows, plan.columns))
+def _side_by_side(run: Callable[..., TileOutputs], images: Tensor, plan: ScalePlan, _: float) -> Seen:
+    side = plan.tile
+    corners = [(row * side, column * side) for row in range(plan.rows) for column in range(plan.columns)]
+    outputs = run(images, corners, side)
     maps = tuple(merge_tiles(map_, plan.rows, plan.columns) for map_ in outputs.maps)
     return maps, _mean_of_tiles(outputs.prefix, plan.tiles)
 
 
-def _overlapping(
-    run: Callable[[Tensor], TileOutputs], images: Tensor, plan: ScalePlan, overlap: float
-) -> Seen:
+def _overlapping(run: Callable[..., TileOutputs], images: Tensor, plan: ScalePlan, overlap: float) -> Seen:
     """Tiles at whole cells of the coarsest map, blended; a dry run on one tile tells the grids."""
     side = plan.tile
     with torch.no_grad():
-        grids = [map_.shape[-1] for map_ in run(images[:1, :, :side, :side]).maps]
+        grids = [map_.shape[-1] for map_ in run(images[:1], [(0, 0)], side).maps]
     coarsest = min(grids)
     if side % coarsest or any(grid % coarsest for grid in grids):
         raise ValueError(
@@ -121,7 +140,7 @@ def _overlapping(
         )
     cells = tile_corners(plan.rows * coarsest, plan.columns * coarsest, coarsest, overlap)
     pixels = side // coarsest
-    outputs = run(cut_tiles(images, [(top * pixels, left * pixels) for top, left in cells], side))
+    outputs = run(images, [(top * pixels, left * pixels) for top, left in cells], side)
     maps = []
     for map_, grid in zip(outputs.maps, grids, strict=True):
         finer = grid // coarsest
@@ -137,14 +156,15 @@ def _mean_of_tiles(prefix: Tensor | None, tiles: int) -> Tensor | None:
     return rearrange(prefix, "(t b) p c -> t b p c", t=tiles).mean(dim=0)
 
 
-def _representatives(tiles: Tensor) -> Tensor:
+def _representatives(views: Sequence[Tensor]) -> Tensor:
     """(n,) for each tile the number of the tile to run for it: the first of those of its single colour."""
-    low, high = tiles.flatten(2).aminmax(dim=-1)
+    low = torch.cat([view.amin(dim=(2, 3)) for view in views])
+    high = torch.cat([view.amax(dim=(2, 3)) for view in views])
     constant = (high - low <= 1e-5 * high.abs().clamp_min(1)).all(dim=1).nonzero()[:, 0]
-    places = torch.arange(len(tiles), device=tiles.device)
+    places = torch.arange(len(low), device=low.device)
     if len(constant) > 1:
         _, colours = low[constant].mul(1e4).round().unique(dim=0, return_inverse=True)
-        firsts = torch.full((int(colours.max()) + 1,), len(tiles), device=tiles.device)
+        firsts = torch.full((int(colours.max()) + 1,), len(low), device=low.device)
         firsts.scatter_reduce_(0, colours, constant, "amin")
         places[constant] = firsts[colours]
     return places

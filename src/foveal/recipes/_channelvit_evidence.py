@@ -25,10 +25,11 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
     yield sizes_and_subsets_are_drawn_alike
     yield parameters_follow_the_formula
     if scale == "full":
-        from foveal.recipes._channelvit_learning import incomplete_training, missing_channels
+        from foveal.recipes._channelvit_learning import incomplete_training, on_digits, on_textures
 
         # Times are never part of a test, and so not of the quick evidence.
-        yield missing_channels
+        yield on_digits
+        yield on_textures
         yield incomplete_training
         yield cost_of_channels
 
