@@ -185,17 +185,18 @@ def reference_scan(scan: ScanInput) -> tuple[Tensor, Tensor]:
     if scan.softplus:
         step = F.softplus(step)
     per_group = u.shape[-1] // scan.B.shape[2]
-    B, C = (weights.repeat_interleave(per_group, dim=2) for weights in (scan.B, scan.C))  # (B, L, E, N)
     state = scan.initial_state
     if state is None:
         state = u.new_zeros(u.shape[0], *A.shape)
-    rows = range(u.shape[1]) if scan.order is None else scan.order.tolist()
+    # `unbind` and not indices: the gradient of each index would be as long as the sequence.
+    tokens = list(zip(*(x.unbind(1) for x in (step, u, scan.B, scan.C)), strict=True))
     outputs: dict[int, Tensor] = {}
-    for t in rows:
-        d = step[:, t, :, None]
-        state = torch.exp(d * A) * state + d * B[:, t] * u[:, t, :, None]
-        outputs[t] = (C[:, t] * state).sum(dim=-1)
-    y = torch.stack([outputs[t] for t in range(u.shape[1])], dim=1)
+    for t in range(len(tokens)) if scan.order is None else scan.order.tolist():
+        d, x = tokens[t][0][..., None], tokens[t][1][..., None]
+        B, C = (weights.repeat_interleave(per_group, dim=1) for weights in tokens[t][2:])  # (B, E, N)
+        state = torch.exp(d * A) * state + d * B * x
+        outputs[t] = (C * state).sum(dim=-1)
+    y = torch.stack([outputs[t] for t in range(len(tokens))], dim=1)
     if scan.D is not None:
         y = y + scan.D * u
     if scan.z is not None:
