@@ -259,10 +259,10 @@ def page(text: str, times: list[Times], floors: dict[int, tuple[float, float]], 
     """The page of evidence."""
     parts = [
         "# Selective scan on a CPU",
-        f"Written by `python benchmarks/selective_scan.py --write`. Batch {BATCH}, {CHANNELS} channels, {STATES} "
-        f"states, 32 bits, {threads} threads. A ratio is the time of that implementation over foveal's in this "
-        "run; beside the floor it is foveal's time over the floor. Slow implementations are timed up to 1024 "
-        "tokens.",
+        f"Written by `python benchmarks/selective_scan.py --write`. Batch {BATCH}, {CHANNELS} channels, "
+        f"{STATES} states, 32 bits, {threads} threads. A ratio is the time of that implementation over "
+        "foveal's in this run; beside the floor it is foveal's time over the floor. Slow implementations are "
+        "timed up to 1024 tokens.",
     ]
     here = {t.name: t for t in times if t.length == GOAL}
     if here:
