@@ -170,7 +170,7 @@ def main() -> None:
         parts = [
             "# What encoders cost over the number of tokens",
             "Written by `python benchmarks/encoders.py --write`. One RGB image, 32 bits; each cell: forward, "
-            "then forward with backward; in brackets the ratio to the plain ViT of equal size in the same run "
+            "then forward with backward; in brackets the ratio to the plain ViT of equal size in this run "
             "(below 1: faster). Exponents: growth of time between the two largest images, 1 is linear, 2 "
             "quadratic. Memory: what one pass adds to a process at most, forward, then with backward.",
             text,
