@@ -10,6 +10,7 @@ from foveal.pages import NOTICE
 from foveal.recipes.base import Finding
 from foveal.recipes.evidence import describe_environment, finding_row, table
 from structure_tables import calibration_table, doubt_table, goal, mean_text
+from training.structures import FOLDS
 
 if TYPE_CHECKING:
     from landmarks import Landmarks
@@ -39,14 +40,16 @@ def page(found: Landmarks, seconds: float) -> str:
         *side_section(found),
         *doubt_section(found),
         "## How it was run",
-        table(["", ""], [[name, value] for name, value in _run(seconds).items()]),
+        table(["", ""], [[name, value] for name, value in _run(found, seconds).items()]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _run(seconds: float) -> dict[str, str]:
+def _run(found: Landmarks, seconds: float) -> dict[str, str]:
+    scored = found.discs.groupby("fold").size()
     return {
-        "folds": "IDRiD: three folds of 18 photographs, each a patient, shuffled with seed 0",
+        "folds": f"IDRiD: {FOLDS} folds, each photograph a patient, shuffled with seed 0; scored here: "
+        + ", ".join(f"fold {fold} ({count} photographs)" for fold, count in scored.items()),
         "seeds": "training 0, synthetic eyes of training 0 and of scoring 4001, bootstraps 0",
         "time": f"{seconds:.0f} s with two threads, with the networks' maps kept from an earlier run where "
         "they were",
@@ -91,7 +94,7 @@ def disc_section(found: Landmarks) -> list[str]:
         for title, values in (
             ("Dice, found disc", discs.dice),
             ("Dice, network alone", discs.dice_network),
-            ("Dice, found disc, before", found.before[found.before.group == IDRID].dice),
+            ("Dice, found disc, before", found.before_of(IDRID, discs).dice),
         )
     ]
     folds = ", ".join(f"{value:.3f}" for value in discs.groupby("fold").dice.mean())
@@ -106,8 +109,9 @@ def disc_section(found: Landmarks) -> list[str]:
     return [
         "## Optic disc",
         f"{len(discs)} photographs of IDRiD at their own size, each by the network of the fold that left it "
-        'out; the disc is its smooth closed outline. "Before" is by the weights that were shipped before, '
-        "and what was then made of their maps.",
+        f"out ({discs.fold.nunique()} of {FOLDS} folds); the disc is its smooth closed outline. "
+        '"Before" is the same photographs by networks trained as those that were shipped before, and what '
+        "was then made of their maps.",
         table(["", "mean", "median", "least"], rows),
         f"Mean Dice by fold: {folds}. Not found: {int(error.isna().sum())}. Centre: median error "
         f"{error.median():.3f} radii, largest {error.max():.3f}; Dice below 0.9 in "
@@ -117,8 +121,8 @@ def disc_section(found: Landmarks) -> list[str]:
         "The worst: photograph, true disc in green and found one in yellow, the network's probability.",
         *(_shown(name) for name in discs.nsmallest(2, "dice").photograph),
         "The shipped network on photographs of other collections, beside circles placed by eye (errors in "
-        "their radii). None of them was trained on; the training half of LES-AV was looked at when the way "
-        "from map to disc was chosen, the test half and CHASE_DB1 were not:",
+        "their radii). None of them was trained on; the training half of LES-AV was looked at when it was "
+        "decided what is made of the maps, the test half and CHASE_DB1 were not:",
         table(["", "within half a radius", "median error", "largest"], others),
         f"The farthest: {told}. Each is in {_csv('circles')}. The farthest, those with the most wrong "
         "radius, and the public-domain photograph: green by eye, yellow found, blue the found fovea.",
@@ -129,10 +133,10 @@ def disc_section(found: Landmarks) -> list[str]:
 def radius_section(found: Landmarks) -> list[str]:
     after = pd.concat([found.discs.assign(group=IDRID), found.by_eye, found.foveas])
     rows = []
-    for group, eyes in found.before.groupby("group", sort=False):
-        now = after[after.group == group].radius_ratio
-        off = [f"{int(((x - 1).abs() > RADIUS_GOAL).sum())} of {len(x)}" for x in (eyes.radius_ratio, now)]
-        rows.append([str(group), _quartiles(eyes.radius_ratio), _quartiles(now), *off])
+    for group, eyes in after.groupby("group", sort=False):
+        now, then = eyes.radius_ratio, found.before_of(str(group), eyes).radius_ratio
+        off = [f"{int(((x - 1).abs() > RADIUS_GOAL).sum())} of {len(x)}" for x in (then, now)]
+        rows.append([str(group), _quartiles(then), _quartiles(now), *off])
     return [
         "## Radius of the disc",
         "Found radius over the true one: of the graders' outline in IDRiD, of the drawing in synthetic eyes, "
@@ -181,12 +185,10 @@ def side_section(found: Landmarks) -> list[str]:
     every = pd.concat([found.circles, found.foveas])
     rows = []
     for group, eyes in every.groupby("group", sort=False):
-        then = found.before[found.before.group == group]
+        then = found.before_of(str(group), eyes)
         wrong = eyes[eyes.side_found.notna() & (eyes.side_found != eyes.side)]
         sure = f"{wrong.side_confidence.max():.2f}" if len(wrong) else ""
-        rows.append(
-            [str(group), f"{len(eyes)}", *_told(eyes), sure, *(_told(then) if len(then) else [""] * 3)]
-        )
+        rows.append([str(group), f"{len(eyes)}", *_told(eyes), sure, *_told(then)])
     return [
         "## Side",
         "From the photograph alone. CHASE_DB1's file names and the drawing tell it; of LES-AV it was told by "

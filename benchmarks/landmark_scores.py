@@ -38,10 +38,12 @@ class DiscCase:
 
 
 def disc_cases(data: Path, networks: Networks) -> Iterator[DiscCase]:
-    """IDRiD, each photograph by the network of the fold that left it out."""
+    """IDRiD, each photograph by the network of the fold that left it out, where that was trained."""
     folds = idrid_folds(data)
     for case in iterate_idrid(data / "IDRiD" / "segmentation", ("disc",)):
         fold = folds[case.patient]
+        if not networks.has_fold("landmarks", fold):
+            continue
         field = find_field_of_view(case.image)
         maps = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
         vessels = networks.found_vessels(case.patient, case.image, field)

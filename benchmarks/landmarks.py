@@ -2,11 +2,11 @@
 
     python benchmarks/landmarks.py --data DATA [--runs runs/structures] [--write]
 
-The disc is scored on IDRiD by the network of the fold that left a photograph out (made by
-`benchmarks/training/structures.py landmarks`); disc, fovea and side by the shipped network on LES-AV,
-CHASE_DB1, fresh synthetic eyes and the public-domain photograph. What the networks say is kept in RUNS/kept.
-`--write` keeps the page, its tables and its pictures in docs/evidence; `landmarks_before.csv` there holds the
-same measures of the weights that were shipped before, and stays as it is.
+The disc is scored on IDRiD by the network of the fold that left a photograph out, on the folds that
+`benchmarks/training/structures.py landmarks` has trained; disc, fovea and side by the shipped network on
+LES-AV, CHASE_DB1, fresh synthetic eyes and the public-domain photograph. What the networks say is kept in
+RUNS/kept. `--write` keeps the page, its tables and its pictures in docs/evidence; `landmarks_before.csv`
+there holds the same measures of the weights that were shipped before, and stays as it is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Landmarks:
         discs: a row a photograph of IDRiD.
         circles: a row a photograph of LES-AV and CHASE_DB1, and the sample.
         foveas: a row a synthetic eye.
-        before: group, photograph and radius ratio by the weights that were shipped before.
+        before: a row a photograph of any of these, by the weights that were shipped before.
         worth: calibration and doubt of the disc.
     """
 
@@ -53,6 +53,10 @@ class Landmarks:
     def by_eye(self) -> pd.DataFrame:
         """The rows of `circles` that have a disc placed by eye."""
         return self.circles[self.circles.radius_by_eye.notna()]
+
+    def before_of(self, group: str, now: pd.DataFrame) -> pd.DataFrame:
+        """What was measured before of a group, of the photographs that were measured now."""
+        return self.before[(self.before.group == group) & self.before.photograph.isin(now.photograph)]
 
     @property
     def shown(self) -> list[str]:

@@ -88,6 +88,10 @@ class Networks:
         """The network of a round that left out a fold of IDRiD's patients."""
         return self._of(self.runs / network / f"fold-{number}" / "model", views, tile)
 
+    def has_fold(self, network: str, number: int) -> bool:
+        """Whether the round that left out this fold was trained."""
+        return (self.runs / network / f"fold-{number}" / "model").is_dir()
+
     def shipped(self, network: str, *, views: int = 4) -> Network:
         """The network that `foveal` comes with."""
         return self._of(self.weights / network, views)

@@ -68,6 +68,14 @@ def test_false_islands_are_not_the_disc_but_rivals_lower_confidence():
     assert rival.confidence < 0.7 * clean.confidence
 
 
+def test_a_blob_that_runs_on_along_the_vessels_is_still_a_disc():
+    rows, columns = np.indices(DISC.shape)
+    beyond = (np.abs(rows - 280) < 70) & (np.abs(columns - 330) < 40 - 0.1 * np.abs(rows - 280))
+    found = find_disc(as_map(DISC | beyond), FIELD)
+    assert found.disc.center == pytest.approx((280, 330), abs=1)
+    assert found.confidence > 0.9
+
+
 def test_vessels_tell_the_disc_from_a_larger_bright_spot():
     spot = ellipse((300, 130), (60, 60))
     seen = np.maximum(as_map(DISC), as_map(spot))

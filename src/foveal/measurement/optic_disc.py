@@ -21,6 +21,7 @@ FAINTEST = 0.15  # highest probability of a map that still shows a disc
 SMOOTHING = 1.0  # pixels of the small copy
 VESSEL_REACH = 3  # pixels of the small copy: cuts up to twice as wide are closed, as vessels make them
 RIVALS = 4  # so many blobs are looked at, those with the most probability first
+EXCESS = 1.15  # radius of the circle through a whole blob over that of a circle of its area, at most
 HARMONICS = 6  # of the outline about the circle through it
 STIFFNESS = 1e-4  # pull of the k-th harmonic to the circle, times k to the fourth
 DENT = 0.04  # of the radius; how far a margin may leave its smooth outline before it counts less
@@ -175,10 +176,16 @@ def _outline_blob(
     contours = find_contours(alone, level)
     margin = max(contours, key=len) - 1
     at = np.clip(np.round(margin).astype(int), 0, np.array(depth.shape) - 1)
-    margin = margin[depth[at[:, 0], at[:, 1]] > 2.5]  # nearer ones are the field's border, not the disc's
-    limits = 0.5 * SMALLEST * copy.diameter, 0.5 * LARGEST * copy.diameter
+    own = depth[at[:, 0], at[:, 1]] > 2.5  # nearer ones are the field's border, not the disc's
+    margin, limits = margin[own], (0.5 * SMALLEST * copy.diameter, 0.5 * LARGEST * copy.diameter)
     reach = float(np.sqrt(blob.sum() / np.pi))
     circle = find_circle(margin, radius_range=limits, tolerance=max(0.08 * reach, 0.5))
+    if (
+        own.all()
+        and (circle is None or circle.radius > EXCESS * reach)
+        and _axis_ratio(np.argwhere(blob)) >= NARROW
+    ):  # flat sides of a whole blob suggest a circle far beyond it, or none: one of its area is a start
+        circle = Circle(*map(float, ndimage.center_of_mass(blob)), reach)
     if circle is None:
         return None
     outline = _harmonic_outline(margin, circle)
@@ -235,9 +242,9 @@ def _disc_of(outline: np.ndarray) -> Disc:
     return Disc((float(center[0]), float(center[1])), float(np.sqrt(abs(area) / np.pi)))
 
 
-def _axis_ratio(outline: np.ndarray) -> float:
-    """Shorter over longer axis of a closed outline, from its corners' second moments."""
-    moments = moments_coords_central(outline, order=2)
+def _axis_ratio(points: np.ndarray) -> float:
+    """Shorter over longer axis of points (N, 2), a closed outline's or a blob's, from second moments."""
+    moments = moments_coords_central(points, order=2)
     spread = np.linalg.eigvalsh([[moments[2, 0], moments[1, 1]], [moments[1, 1], moments[0, 2]]])
     return float(np.sqrt(max(spread[0], 0) / spread[1]))
 
