@@ -38,12 +38,12 @@ def causal_convolution(u: Tensor, kernel: Tensor) -> Tensor:
 def kernel_spectrum(kernel: Tensor, length: int) -> Tensor:
     """The transform (H, F) of a kernel (H, K) for inputs of `length` tokens, to be kept between calls."""
     kind = torch.promote_types(kernel.dtype, torch.float32)
-    return torch.fft.rfft(kernel.to(kind), n=_points(length))
+    return torch.fft.rfft(kernel.to(kind), n=fft_points(length))
 
 
 def convolve_with_spectrum(u: Tensor, spectrum: Tensor) -> Tensor:
     """Convolve u (B, L, H) with a kernel whose `kernel_spectrum` is of the same length."""
-    points = _points(u.shape[1])
+    points = fft_points(u.shape[1])
     if spectrum.shape[-1] != points // 2 + 1:
         raise ValueError(
             f"a spectrum of {spectrum.shape[-1]} frequencies for {u.shape[1]} tokens; allowed: "
@@ -148,7 +148,8 @@ def _powers(log_decay: Tensor, length: int) -> tuple[Tensor, Tensor, int]:
     return torch.exp(rates * lags[:size, None]), torch.exp(rates * (lags[:count, None] * size)), size
 
 
-def _points(length: int) -> int:
+def fft_points(length: int) -> int:
+    """Points of the transform for sequences of `length` tokens: 2 L or a little more."""
     return int(next_fast_len(2 * length, real=True))
 
 
