@@ -183,3 +183,9 @@ def test_unknown_scans_and_options_and_unfit_grids_are_refused() -> None:
         scan_routes("window", 3, 3, window=0)
     with pytest.raises(ValueError, match="make routes for the grid at hand"):
         routes_of("row", 3, 3).gather(torch.zeros(1, 8, 2))
+
+
+def test_routes_first_asked_for_on_the_meta_device_are_whole():
+    with torch.device("meta"):
+        routes = routes_of("S", 11, 13)
+    assert torch.equal(routes.inverse.gather(1, routes.order), torch.arange(143).expand_as(routes.order))

@@ -117,7 +117,8 @@ def _routes(names: tuple[str, ...], grid: Grid, options: tuple[tuple[str, Any], 
     runs = [path if isinstance(path, list) else [path] for path in paths]
     with torch.inference_mode(False):  # kept, and so perhaps trained with later
         order = torch.from_numpy(np.stack([np.concatenate(run) for run in runs]).astype(np.int64))
-        inverse = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
+        places = torch.arange(order.shape[1], device=order.device)  # not that of a context, such as "meta"
+        inverse = torch.empty_like(order).scatter_(1, order, places.expand_as(order))
     return Routes(grid, order, inverse, tuple(tuple(len(piece) for piece in run) for run in runs))
 
 

@@ -42,7 +42,6 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
     yield neighbourhoods
     yield bases
     yield layer_is_its_sum
-    yield fits_a_sine
     yield folding
     yield parameters
     yield constant_answers
@@ -50,6 +49,7 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
     if full:
         from foveal.recipes import _medvitv2_learning as learning
 
+        yield fits_a_sine
         yield growth_of_time
         yield pooled_time
         yield partial(learning.feed_forwards_and_mixers, learning.digits_at_32, "digits, 32 px")
