@@ -185,7 +185,8 @@ def _outline_blob(
         and (circle is None or circle.radius > EXCESS * reach)
         and _axis_ratio(np.argwhere(blob)) >= NARROW
     ):  # flat sides of a whole blob suggest a circle far beyond it, or none: one of its area is a start
-        circle = Circle(*map(float, ndimage.center_of_mass(blob)), reach)
+        row, column = map(float, ndimage.center_of_mass(blob))
+        circle = Circle(row, column, reach)
     if circle is None:
         return None
     outline = _harmonic_outline(margin, circle)
