@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.evaluation.figure_style import COLOURS, STYLE, figure_svg
+from foveal.evaluation.sequence_costs import kept_bytes
 from foveal.files import write_atomically
 from foveal.kernels.fast_exp import exp2
 from foveal.kernels.selective_scan import ScanInput, reference_scan, selective_scan
@@ -140,19 +141,6 @@ def clock_of(repeats: int, device: str) -> Callable[..., tuple[float, float]]:
         return middle, high - low
 
     return clock
-
-
-def kept_bytes(run: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps between a forward and its backward pass, each storage once."""
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(storages.values())
 
 
 def measure(name: str, length: int, repeats: int, device: str = "cpu") -> Times:
