@@ -60,11 +60,12 @@ class Landmarks:
 
     @property
     def shown(self) -> list[str]:
-        """Photographs whose circles are shown: the farthest centre, the most wrong radii, and the sample."""
+        """Photographs whose circles are shown: those lost, the farthest, the most wrong radii, the sample."""
         by_eye = self.by_eye
+        lost = by_eye[by_eye.radius.isna()].photograph
         farthest = by_eye.nlargest(1, "center_error_radii").photograph
         wrong = by_eye.loc[(by_eye.radius_ratio - 1).abs().nlargest(WORST).index].photograph
-        return [*dict.fromkeys([*farthest, *wrong]), "samples/retina"]
+        return [*dict.fromkeys([*lost, *farthest, *wrong]), "samples/retina"]
 
 
 def measure(data: Path, networks: Networks) -> tuple[Landmarks, dict[str, bytes]]:
