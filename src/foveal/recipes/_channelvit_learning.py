@@ -22,6 +22,7 @@ from foveal.recipes._encoder_learning import Learned, LearningData, digits, lear
 from foveal.recipes.base import Finding, Section
 
 CHANNELS = 4
+STEPS = 400
 _NETWORKS: tuple[tuple[str, str, Sampling], ...] = (
     ("ChannelViT + HCS", "ChannelViT", "hcs"),
     ("ChannelViT", "ChannelViT", "none"),
@@ -94,26 +95,26 @@ def _scores(learned: Learned, data: LearningData) -> SubsetScores:
 
 
 def _learn(make_encoder: Callable[[], Encoder], data: LearningData, **options: Any) -> Learned:
-    return learn(make_encoder, data, batch_size=32, learning_rate=2e-3, **options)
+    return learn(make_encoder, data, steps=STEPS, batch_size=32, learning_rate=2e-3, **options)
 
 
 def on_digits(seeds: int = 2) -> Iterator[Finding | Section]:
     """Accuracy on real digits with all channels and with some."""
-    yield from _missing_channels("digits", [halved_digits(seed) for seed in range(seeds)], steps=500)
+    yield from _missing_channels("digits", [halved_digits(seed) for seed in range(seeds)])
 
 
 def on_textures(seeds: int = 1) -> Iterator[Finding | Section]:
     """Accuracy on synthetic textures with all channels and with some."""
-    yield from _missing_channels("textures", [textures(seed) for seed in range(seeds)], steps=250)
+    yield from _missing_channels("textures", [textures(seed) for seed in range(seeds)])
 
 
-def _missing_channels(name: str, data: list[LearningData], *, steps: int) -> Iterator[Finding | Section]:
+def _missing_channels(name: str, data: list[LearningData]) -> Iterator[Finding | Section]:
     """Two networks and three ways of sampling, with every subset of the channels; a data set a seed."""
     runs: dict[str, list[SubsetScores]] = defaultdict(list)
     shares: list[float] = []
     for seed, images in enumerate(data):
         for network, kind, sampling in _NETWORKS:
-            learned = _learn(partial(_encoder, kind, sampling), images, steps=steps, seed=seed)
+            learned = _learn(partial(_encoder, kind, sampling), images, seed=seed)
             runs[network].append(_scores(learned, images))
             if network == "ChannelViT + HCS":
                 shares.append(_share_of_the_last_channel(learned, images))
@@ -141,13 +142,13 @@ def _missing_channels(name: str, data: list[LearningData], *, steps: int) -> Ite
     yield Finding.at_most(
         f"{name}: share of the noisy channel 3 in the relevance for the class", shares, 0.25
     )
-    yield Section(f"Accuracy by number of channels: {name}", _table(runs, steps))
+    yield Section(f"Accuracy by number of channels: {name}", _table(runs))
 
 
-def _table(runs: dict[str, list[SubsetScores]], steps: int) -> str:
+def _table(runs: dict[str, list[SubsetScores]]) -> str:
     seeds = len(next(iter(runs.values())))
     lines = [
-        f"{steps} steps of 32 images; mean over the subsets of a size and over {seeds} seeds. The plain "
+        f"{STEPS} steps of 32 images; mean over the subsets of a size and over {seeds} seeds. The plain "
         "ViT rescales its input by C / m at test time as well.",
         "",
         "| network | 1 | 2 | 3 | 4 | worst pair |",
@@ -208,7 +209,7 @@ def incomplete_training() -> Iterator[Finding | Section]:
             row[kept] = kept
         partial_data = _IncompleteData(data.images, data.labels, data.test_images, data.test_labels, channels)
         learned = _learn(
-            partial(_encoder, "ChannelViT", "hcs"), partial_data, steps=250, make_objective=_ChannelObjective
+            partial(_encoder, "ChannelViT", "hcs"), partial_data, make_objective=_ChannelObjective
         )
         found[share] = _scores(learned, data).by_size()
     drop = found[1.0][CHANNELS][0] - found[0.5][CHANNELS][0]
