@@ -22,7 +22,7 @@ from foveal.recipes._encoder_learning import Learned, LearningData, digits, lear
 from foveal.recipes.base import Finding, Section
 
 CHANNELS = 4
-STEPS = 400
+STEPS = {"digits": 800, "textures": 400}
 _NETWORKS: tuple[tuple[str, str, Sampling], ...] = (
     ("ChannelViT + HCS", "ChannelViT", "hcs"),
     ("ChannelViT", "ChannelViT", "none"),
@@ -95,7 +95,7 @@ def _scores(learned: Learned, data: LearningData) -> SubsetScores:
 
 
 def _learn(make_encoder: Callable[[], Encoder], data: LearningData, **options: Any) -> Learned:
-    return learn(make_encoder, data, steps=STEPS, batch_size=32, learning_rate=2e-3, **options)
+    return learn(make_encoder, data, batch_size=32, learning_rate=2e-3, **options)
 
 
 def on_digits(seeds: int = 2) -> Iterator[Finding | Section]:
@@ -114,7 +114,7 @@ def _missing_channels(name: str, data: list[LearningData]) -> Iterator[Finding |
     shares: list[float] = []
     for seed, images in enumerate(data):
         for network, kind, sampling in _NETWORKS:
-            learned = _learn(partial(_encoder, kind, sampling), images, seed=seed)
+            learned = _learn(partial(_encoder, kind, sampling), images, steps=STEPS[name], seed=seed)
             runs[network].append(_scores(learned, images))
             if network == "ChannelViT + HCS":
                 shares.append(_share_of_the_last_channel(learned, images))
@@ -139,16 +139,17 @@ def _missing_channels(name: str, data: list[LearningData]) -> Iterator[Finding |
     # The worst subset of all is a single channel that tells nothing, with which every network guesses.
     gain = gains("ChannelViT + HCS", "ChannelViT + channel dropout", lambda scores: scores.worst(2)[1])
     yield Finding.at_least(f"{name}, the worst 2 of 4 channels: HCS minus channel dropout", gain, 0.0)
-    yield Finding.at_most(
-        f"{name}: share of the noisy channel 3 in the relevance for the class", shares, 0.25
-    )
-    yield Section(f"Accuracy by number of channels: {name}", _table(runs))
+    if name == "digits":  # whose last channel is noise alone
+        yield Finding.at_most(
+            "digits: share of the noise channel in the relevance for the class", shares, 0.25
+        )
+    yield Section(f"Accuracy by number of channels: {name}", _table(runs, STEPS[name]))
 
 
-def _table(runs: dict[str, list[SubsetScores]]) -> str:
+def _table(runs: dict[str, list[SubsetScores]], steps: int) -> str:
     seeds = len(next(iter(runs.values())))
     lines = [
-        f"{STEPS} steps of 32 images; mean over the subsets of a size and over {seeds} seeds. The plain "
+        f"{steps} steps of 32 images; mean over the subsets of a size and over {seeds} seeds. The plain "
         "ViT rescales its input by C / m at test time as well.",
         "",
         "| network | 1 | 2 | 3 | 4 | worst pair |",
@@ -200,7 +201,7 @@ def incomplete_training() -> Iterator[Finding | Section]:
     """Training on images of which a part lacks channels, each image with its own."""
     data = textures(0)
     found = {}
-    for share in (0.25, 0.5, 0.75, 1.0):
+    for share in (0.25, 0.5, 1.0):
         generator = torch.Generator().manual_seed(1)
         channels = torch.full((len(data), CHANNELS), ABSENT)
         complete = torch.rand(len(data), generator=generator) < share
@@ -209,7 +210,10 @@ def incomplete_training() -> Iterator[Finding | Section]:
             row[kept] = kept
         partial_data = _IncompleteData(data.images, data.labels, data.test_images, data.test_labels, channels)
         learned = _learn(
-            partial(_encoder, "ChannelViT", "hcs"), partial_data, make_objective=_ChannelObjective
+            partial(_encoder, "ChannelViT", "hcs"),
+            partial_data,
+            steps=STEPS["textures"],
+            make_objective=_ChannelObjective,
         )
         found[share] = _scores(learned, data).by_size()
     drop = found[1.0][CHANNELS][0] - found[0.5][CHANNELS][0]
