@@ -60,7 +60,7 @@ def memory_of_paths() -> Finding:
 
 def cost_of_tokens() -> Iterator[Finding]:
     """Stride 8 against 16: tokens and time."""
-    images = torch.randn(1, 3, 224, 224)
+    images = torch.randn(4, 3, 224, 224)
     encoders = {stride: RSMamba(size="s", depth=4, stride=stride).eval() for stride in (8, 16)}
 
     @torch.no_grad()
