@@ -51,8 +51,7 @@ def _run(found: Landmarks, seconds: float) -> dict[str, str]:
         "folds": f"IDRiD: {FOLDS} folds, each photograph a patient, shuffled with seed 0; scored here: "
         + ", ".join(f"fold {fold} ({count} photographs)" for fold, count in scored.items()),
         "seeds": "training 0, synthetic eyes of training 0 and of scoring 4001, bootstraps 0",
-        "time": f"{seconds:.0f} s with two threads, with the networks' maps kept from an earlier run where "
-        "they were",
+        "time": f"{seconds:.0f} s, with the networks' maps kept from an earlier run where they were",
         **describe_environment(),
     }
 
