@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
+from foveal.encoders import create_encoder
 from foveal.settings import Settings
 from foveal.training.averaging import WeightAverage
 from foveal.training.groups import decay_groups, layer_decay_groups
@@ -194,6 +195,26 @@ def test_biases_and_norms_do_not_decay():
     decayed = {id(value) for group in groups if group["weight_decay"] for value in group["params"]}
     assert decayed == {id(model[0].weight)}
     assert sum(len(group["params"]) for group in groups) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "spared"),
+    [
+        ("vim", {"dim": 16, "depth": 1, "image_size": 32}, {"A_log", "positions.table", "tokens"}),
+        ("channelvit", {"dim": 16, "depth": 1, "heads": 2, "image_size": 32}, {"class_token", "embedding"}),
+        ("timm/vit_tiny_patch16_224", {"depth": 1}, {"pos_embed", "cls_token"}),
+    ],
+)
+def test_positions_tokens_and_rates_do_not_decay(name, settings, spared):
+    model = create_encoder(name, **settings)
+    decayed = {
+        id(value) for group in decay_groups(model, 0.3) if group["weight_decay"] for value in group["params"]
+    }
+    for end in spared:
+        found = [parameter for name, parameter in model.named_parameters() if name.endswith(end)]
+        assert found, end
+        assert not decayed & {id(parameter) for parameter in found}, end
+    assert decayed
 
 
 def test_layers_learn_slower_the_further_they_are_from_the_output():

@@ -38,6 +38,10 @@ class ChannelTokenizer(nn.Module):
         self.project = PatchEmbed(1, dim, patch_size=patch_size)
         self.embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels, dim), std=0.02))
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"embedding"}
+
     def forward(self, images: Tensor, channels: Tensor) -> Tensor:
         """Cut, project and tell apart.
 

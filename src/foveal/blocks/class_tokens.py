@@ -38,6 +38,10 @@ class ClassTokens(nn.Module):
                     nn.init.trunc_normal_(torch.empty(1, self.count, dim), std=0.02)
                 )
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"tokens", "positions"}
+
     def forward(self, patches: Tensor) -> Tensor:
         """The patches (B, N, D) with the class tokens among them."""
         if not self.count:

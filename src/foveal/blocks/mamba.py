@@ -47,6 +47,10 @@ class SelectiveScan(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(step_bias(width))
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"A_log"}
+
     def forward(self, x: Tensor, *, z: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         """Scan x in the order of its rows, or in `order` (L,); `z` is the gate."""
         return selective_scan(*self._weights(x), z=z, dt_bias=self.dt_proj.bias, order=order)

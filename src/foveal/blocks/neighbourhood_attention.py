@@ -290,6 +290,10 @@ class NeighbourhoodAttention2d(nn.Module):
         nn.init.trunc_normal_(self.bias, std=0.02, a=-2.0, b=2.0)
         self._told: set[tuple[int, int]] = set()
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"bias"}
+
     def neighbourhood(self, grid: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Kernel and dilation along each axis of a grid."""
         wanted = [n // self.kernel if self.dilation == "widest" else self.dilation for n in grid]

@@ -66,6 +66,10 @@ class LearnedPositions(nn.Module):
         self.grid, self.resize = grid, resize
         self.table = nn.Parameter(nn.init.trunc_normal_(Tensor(1, grid[0] * grid[1], dim), std=0.02))
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"table"}
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens with their positions added."""
         return tokens + self.at((tokens.shape[1], tokens.shape[2]))

@@ -43,6 +43,10 @@ class _DiagonalRates(nn.Module):
         self.log_rate = nn.Parameter(torch.log(-rates.real).float())
         self.speed = nn.Parameter(rates.imag.float().clone())
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"log_rate", "speed"}
+
     def forward(self) -> Tensor:
         return torch.complex(-torch.exp(self.log_rate), self.speed)
 

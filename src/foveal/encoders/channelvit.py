@@ -134,6 +134,10 @@ class ChannelViT(Encoder):
         for table in (self.class_token, self.class_position):
             nn.init.trunc_normal_(table, std=0.02)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimiser leaves undecayed (timm's convention)."""
+        return {"class_token", "class_position"}
+
     @classmethod
     def from_rgb_vit(cls, vit: VisionTransformer, **settings: Any) -> Self:
         """A ChannelViT that starts from a plain vision transformer of timm with a class token.

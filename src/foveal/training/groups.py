@@ -12,7 +12,12 @@ from foveal.training.settings import TrainingSettings
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split trainable parameters into decayed ones and the 1-D ones (biases, norms, scales) that are not."""
+    """Split trainable parameters into decayed ones and those that are not.
+
+    Biases, norms and scales (one dimension or none) do not decay, nor does what a module's
+    `no_weight_decay()` names: timm's convention, which its models and foveal's blocks follow for positions,
+    class tokens and the rates of state-space layers.
+    """
     return layer_decay_groups(model, lambda name: 0, 1.0, weight_decay)
 
 
@@ -27,7 +32,7 @@ def layer_decay_groups(
         model: whose trainable parameters are grouped.
         layer_of: parameter name to layer number; the largest number met learns at the full rate.
         decay: factor between neighbouring layers, in (0, 1].
-        weight_decay: of parameters with two or more dimensions; the others have none.
+        weight_decay: of parameters with two or more dimensions that no module wants undecayed.
 
     Returns:
         Optimiser groups with `params`, `weight_decay` and `lr_scale` (multiplies the learning rate), ordered
@@ -42,10 +47,11 @@ def layer_decay_groups(
     if not named:
         raise ValueError(f"{type(model).__name__} has no parameter with requires_grad: nothing to train")
     layers = {name: layer_of(name) for name, _ in named}
+    spared = _undecayed(model)
     last = max(layers.values())
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
-        decays = parameter.ndim > 1
+        decays = parameter.ndim > 1 and name not in spared
         group = groups.setdefault(
             (layers[name], decays),
             {
@@ -56,6 +62,16 @@ def layer_decay_groups(
         )
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """Full names of the parameters that modules name in `no_weight_decay()`."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if callable(own := getattr(module, "no_weight_decay", None))
+        for name in own()
+    }
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
