@@ -34,12 +34,12 @@ import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from foveal.kernels.thinning import thin  # noqa: E402
+from foveal.machine import describe_environment, peak_memory  # noqa: E402
 from foveal.measurement.eye import Eye  # noqa: E402
 from foveal.measurement.landmarks import Disc, Landmarks  # noqa: E402
 from foveal.measurement.measure import biomarker_columns, measure_eye  # noqa: E402
 from foveal.measurement.pvbm3 import measure_fractals, measure_pvbm3  # noqa: E402
 from foveal.measurement.registry import BiomarkerColumn  # noqa: E402
-from foveal.recipes.evidence import describe_environment, peak_memory  # noqa: E402
 from foveal.scans.field_of_view import FieldOfView  # noqa: E402
 from peers.agreement import agreement  # noqa: E402
 from peers.pvbm import Pvbm, ReferenceMask, photograph_masks, write_reference  # noqa: E402

@@ -26,8 +26,9 @@ from matplotlib.figure import Figure
 from encoder_learning_entries import RESNET, VIT, Entry, labels, sized
 from foveal.evaluation.figure_style import COLOURS, SOFT, STYLE, figure_svg
 from foveal.files import write_atomically
-from foveal.recipes._encoder_cost import added_memory, seconds_of
-from foveal.recipes.evidence import describe_environment, table
+from foveal.machine import added_memory, describe_environment
+from foveal.markdown import table
+from foveal.recipes._encoder_cost import seconds_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 PATCH = 8

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from foveal.machine import describe_environment
+from foveal.markdown import table
 from foveal.pages import NOTICE
 from foveal.recipes.base import Finding
-from foveal.recipes.evidence import describe_environment, finding_row, table
+from foveal.recipes.evidence import finding_row
 from structure_tables import calibration_table, doubt_table, goal, mean_text
 from training.structures import FOLDS
 

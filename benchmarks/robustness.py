@@ -21,10 +21,11 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from foveal.files import write_atomically  # noqa: E402
+from foveal.machine import describe_environment  # noqa: E402
+from foveal.markdown import table  # noqa: E402
 from foveal.measurement.measure import biomarker_columns, measure_eye  # noqa: E402
 from foveal.measurement.registry import BiomarkerColumn  # noqa: E402
 from foveal.metrics.agreement import icc_agreement, icc_consistency  # noqa: E402
-from foveal.recipes.evidence import describe_environment, table  # noqa: E402
 from perturbations import (  # noqa: E402
     GAPS,
     ROUGHNESS,

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from foveal.recipes.evidence import describe_environment
+from foveal.machine import describe_environment
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import ScreenSettings, screen
 

@@ -35,7 +35,8 @@ from foveal.files import write_atomically
 from foveal.kernels.fast_exp import exp2
 from foveal.kernels.selective_scan import ScanInput, reference_scan, selective_scan
 from foveal.kernels.threads import on_threads
-from foveal.recipes.evidence import describe_environment, table
+from foveal.machine import describe_environment
+from foveal.markdown import table
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 LENGTHS = (196, 784, 1024, 4096, 6084)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from foveal.machine import describe_environment
+from foveal.markdown import table
 from foveal.pages import NOTICE
 from foveal.recipes.base import Finding
-from foveal.recipes.evidence import describe_environment, finding_row, table
+from foveal.recipes.evidence import finding_row
 from structure_lesion_scores import (
     average_precision,
     best_threshold,

@@ -9,10 +9,10 @@ import pandas as pd
 
 from foveal.evaluation.cohort_text import estimate
 from foveal.files import write_atomically
+from foveal.markdown import table
 from foveal.metrics.comparison import Estimate
 from foveal.metrics.segmentation import bootstrap_mean
 from foveal.recipes.base import Finding
-from foveal.recipes.evidence import table
 from structure_doubt import Worth
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"

@@ -258,7 +258,7 @@ def test_mask_of_3000_pixels_takes_less_than_a_gibibyte():
     code = """
 import numpy as np
 from foveal.measurement.graph import vessel_graph
-from foveal.recipes.evidence import peak_memory
+from foveal.machine import peak_memory
 mask = np.zeros((3000, 3000), bool)
 mask[:, ::40] = mask[::40] = mask[:, 1::40] = mask[1::40] = True
 assert len(vessel_graph(mask).edges) > 10_000

@@ -49,9 +49,9 @@ def info() -> None:
     """Show versions, devices, shipped weights and optional parts: what a bug report needs."""
     from importlib import metadata
 
+    from foveal.machine import describe_environment
     from foveal.models.pretrained import WEIGHTS, weights_hash
     from foveal.models.shipped import list_shipped, shipped_model
-    from foveal.recipes.evidence import describe_environment
 
     console = make_console()
     for name, value in describe_environment().items():

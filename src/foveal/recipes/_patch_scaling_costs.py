@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from foveal.blocks.mamba2 import Mamba2Mixer
 from foveal.encoders.adventurer import Adventurer
-from foveal.recipes._encoder_cost import added_memory, seconds_of
+from foveal.machine import added_memory
+from foveal.recipes._encoder_cost import seconds_of
 from foveal.recipes.base import Finding
 
 

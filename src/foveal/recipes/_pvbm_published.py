@@ -25,7 +25,7 @@ import sys
 import numpy as np
 from foveal.measurement.landmarks import Disc
 from foveal.recipes._pvbm_table import BiomarkerTable
-from foveal.recipes.evidence import peak_memory
+from foveal.machine import peak_memory
 from foveal.recipes.pvbm import PvbmSettings
 from foveal.scans.synthetic import synthesize_eye
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from foveal.files import write_atomically
+from foveal.markdown import table
 from foveal.recipes.base import Card
-from foveal.recipes.evidence import table
 
 _MARKS = ("<!-- recipes -->", "<!-- /recipes -->")
 

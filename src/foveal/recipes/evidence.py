@@ -1,11 +1,8 @@
 """Running a recipe's evidence, and the page that keeps it."""
 
 import logging
-import os
-import platform
 import random
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from foveal.files import write_atomically
+from foveal.machine import describe_environment
+from foveal.markdown import table
 from foveal.recipes.base import Card, Evidence, Finding, Recipe, Scale, Section
 
 logger = logging.getLogger(__name__)
@@ -111,49 +110,6 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def describe_environment() -> dict[str, str]:
-    """Versions and hardware that a measurement depends on, by name, ready to print."""
-    import numpy
-    import torch
-
-    import foveal
-
-    accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        accelerators.append("Apple GPU (MPS)")
-    return {
-        "foveal": foveal.__version__,
-        "torch": torch.__version__,
-        "NumPy": numpy.__version__,
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor_name(),
-        "cores": str(os.cpu_count()),
-        "torch threads": str(torch.get_num_threads()),
-        "accelerators": ", ".join(accelerators) or "none",
-    }
-
-
-def peak_memory() -> int:
-    """Bytes that this process has held at most."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # on Linux ru_maxrss counts what the process that started this one held
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _processor_name() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
 def write_page(report: Report, folder: Path) -> Path:
     """Write `folder/<slug>.md` and the pictures of its sections beside it, each atomically.
 
@@ -216,13 +172,6 @@ def finding_row(finding: Finding) -> list[str]:
     """Claim, expected, measured and holds ("yes" or "**no**") of a finding, as text."""
     measured = finding.measured if isinstance(finding.measured, str) else f"{finding.measured:.4g}"
     return [finding.claim, finding.expected, measured, "yes" if finding.holds else "**no**"]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; bars and line breaks in the cells are made harmless."""
-    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in [head, *rows]]
-    cells.insert(1, ["---"] * len(head))
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _figure_name(card: Card, section: Section) -> str:

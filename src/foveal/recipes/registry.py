@@ -9,7 +9,9 @@ import foveal.recipes
 from foveal.recipes.base import Card, Recipe
 from foveal.settings import unknown_name
 
-_MACHINERY = {"base", "encoder_recipe", "evidence", "registry", "catalogue", "overrides"}
+_MACHINERY = {
+    "base", "encoder_recipe", "evidence", "registry", "catalogue", "overrides", "state_space_models"
+}  # fmt: skip
 
 
 @cache

@@ -1,0 +1,84 @@
+"""What a measurement depends on: versions and hardware, and the memory that a process has held."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+
+def describe_environment() -> dict[str, str]:
+    """Versions and hardware that a measurement depends on, by name, ready to print."""
+    import numpy
+    import torch
+
+    import foveal
+
+    accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        accelerators.append("Apple GPU (MPS)")
+    return {
+        "foveal": foveal.__version__,
+        "torch": torch.__version__,
+        "NumPy": numpy.__version__,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor_name(),
+        "cores": str(os.cpu_count()),
+        "torch threads": str(torch.get_num_threads()),
+        "accelerators": ", ".join(accelerators) or "none",
+    }
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux ru_maxrss counts what the process that started this one held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def added_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
+    """Bytes that a piece of work adds to its process at most.
+
+    The process is forked from one that has imported the module of `prepare` and done nothing else.
+
+    Args:
+        prepare: makes the work, in a new process; a function of a module.
+        *arguments: of it.
+
+    Raises:
+        OSError: the system does not tell, as only Linux does.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        raise OSError("this system does not tell how much memory a piece of work adds; Linux does")
+    clean = multiprocessing.get_context("forkserver")
+    clean.set_forkserver_preload([prepare.__module__])
+    with ProcessPoolExecutor(1, mp_context=clean) as pool:
+        return pool.submit(_added, prepare, arguments).result()
+
+
+def _added(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int:
+    work = prepare(*arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = peak_memory()
+    work()
+    return peak_memory() - before
+
+
+def _processor_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
