@@ -104,10 +104,65 @@ def test_golden_orders_of_the_multi_head_scan_on_3_by_3(name: str, route: int, g
         ("multi-scale", {}, "11 10 9 8 7 6 5 4 3 2 1 0"),
         ("triplet", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
         ("hierarchical", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("C", {}, "0 1 2 3 7 6 5 4 8 9 10 11"),
+        ("Z", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("axes", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("bidirectional", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("cross", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("multi-path", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("spatio-temporal", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("tri-orientated", {}, "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("zigzag", {}, "0 1 2 3 7 6 5 4 8 9 10 11"),
     ],
 )
 def test_golden_first_orders_on_3_by_4(name: str, options: dict[str, object], golden: str) -> None:
     assert orders(name, 3, 4, **options)[0] == [int(cell) for cell in golden.split()]
+
+
+@pytest.mark.parametrize(
+    ("variant", "golden"),
+    [
+        (0, "0 1 2 3 7 6 5 4 8 9 10 11"),
+        (1, "3 2 1 0 4 5 6 7 11 10 9 8"),
+        (2, "8 9 10 11 7 6 5 4 0 1 2 3"),
+        (3, "11 10 9 8 4 5 6 7 3 2 1 0"),
+        (4, "0 4 8 9 5 1 2 6 10 11 7 3"),
+        (5, "3 7 11 10 6 2 1 5 9 8 4 0"),
+        (6, "8 4 0 1 5 9 10 6 2 3 7 11"),
+        (7, "11 7 3 2 6 10 9 5 1 0 4 8"),
+    ],
+)
+def test_each_of_the_eight_zigzags_is_a_scan_of_its_own(variant: int, golden: str) -> None:
+    assert orders("zigzag", 3, 4, variant=variant) == [[int(cell) for cell in golden.split()]]
+
+
+@pytest.mark.parametrize(
+    ("name", "golden"),
+    [
+        ("spatio-temporal", "0 4 8 1 5 9 2 6 10 3 7 11"),
+        ("C", "0 4 8 9 5 1 2 6 10 11 7 3"),
+        ("window", "0 4 8 1 5 9 2 6 10 3 7 11"),
+        ("strips", "0 1 2 3 4 5 6 7 8 9 10 11"),
+        ("tri-orientated", "0 4 8 1 5 9 2 6 10 3 7 11"),
+    ],
+)
+def test_golden_third_orders_on_3_by_4(name: str, golden: str) -> None:
+    assert orders(name, 3, 4)[2] == [int(cell) for cell in golden.split()]
+
+
+def test_a_bag_of_one_axis_is_reordered_as_mambamil_does() -> None:
+    length, rate = 20, 5
+    wanted = torch.arange(length).reshape(length // rate, rate).T.flatten()
+    assert torch.equal(scan_routes("inter-slice", length, nslices=length // rate)[0], wanted)
+
+
+def test_arrivals_tell_the_direction_of_each_step() -> None:
+    snake = routes_of("snake", 2, 3)
+    right, left, down = 3, 4, 1
+    assert snake.arrivals.tolist() == [[0, right, right, left, left, down]]
+    assert routes_of("snake_r", 2, 3).arrivals.tolist() == [[left, left, 2, 0, right, right]]
+    assert routes_of("row", 2, 3).arrivals.tolist() == [[0, 3, 3, 0, 3, 3]]
+    assert routes_of("pixel", 2, 4, window=2).arrivals[0].tolist() == [0, 3, 0, 3, 0, 3, 0, 3]
 
 
 def test_cross_scan_has_vmambas_order_of_routes() -> None:
@@ -179,6 +234,8 @@ def test_unknown_scans_and_options_and_unfit_grids_are_refused() -> None:
         scan_routes("inter-slice", 3, 4, nslices=5)
     with pytest.raises(ValueError, match="one to three sizes"):
         scan_routes("row", 0, 3)
+    with pytest.raises(ValueError, match="variant is 8; allowed: 0 to 7"):
+        scan_routes("zigzag", 3, 4, variant=8)
     with pytest.raises(ValueError, match="window is 0"):
         scan_routes("window", 3, 3, window=0)
     with pytest.raises(ValueError, match="make routes for the grid at hand"):
