@@ -32,6 +32,7 @@ def _made(name: str, dim: int = 16):
 def test_steps_and_parts_equal_the_whole(name: str) -> None:
     op, x = _made(name), torch.randn(2, 29, 16, dtype=torch.float64)
     whole, _ = op(x)
+    torch.testing.assert_close(op.output(x), whole)
     state, outputs = None, []
     for t in range(29):
         y, state = op.step(x[:, t], state)
@@ -123,3 +124,47 @@ def test_what_is_not_there_is_refused() -> None:
         _made("window_attention")(torch.randn(1, 9, 16, dtype=torch.float64), torch.zeros(1))
     with pytest.raises(ValueError, match="heads of 64"):
         create_operator("attention", 100)
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_tokens_that_no_operator_takes_are_refused(name: str) -> None:
+    op = _made(name)
+    with pytest.raises(ValueError, match="1 token or more"):
+        op(torch.randn(1, 0, 16, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"\(B, L, 16\)"):
+        op(torch.randn(1, 4, 15, dtype=torch.float64))
+    with pytest.raises(TypeError, match="real floating"):
+        op(torch.randn(1, 4, 16, dtype=torch.complex128))
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_outputs_are_of_the_declared_types(name: str) -> None:
+    for dtype in OPERATORS[name].dtypes:
+        kind = getattr(torch, dtype)
+        y, _ = _made(name).to(kind)(torch.randn(1, 5, 16, dtype=kind))
+        assert y.dtype == kind
+
+
+@pytest.mark.parametrize("name", [name for name, kind in OPERATORS.items() if kind.has_step])
+def test_a_state_grows_only_where_it_is_declared_to(name: str) -> None:
+    op = _made(name)
+    few, many = (op(torch.randn(1, length, 16, dtype=torch.float64))[1] for length in (16, 32))
+
+    def size(state: object) -> int:
+        return state.numel() if isinstance(state, torch.Tensor) else sum(map(size, state))  # type: ignore[call-overload]
+
+    assert (size(few) == size(many)) == OPERATORS[name].constant_state
+
+
+def test_every_operator_that_steps_tells_its_state_in_symbols() -> None:
+    for kind in OPERATORS.values():
+        assert kind.complexity.operations
+        assert kind.complexity.memory
+        assert bool(kind.complexity.state) == kind.has_step
+
+
+def test_an_unstable_system_is_refused() -> None:
+    op = _made("mamba")
+    op.mixer.scan.A_log.data.fill_(-torch.inf)  # A = 0 keeps its state for ever
+    with pytest.raises(ValueError, match="must be below 0"):
+        op(torch.randn(1, 4, 16, dtype=torch.float64))

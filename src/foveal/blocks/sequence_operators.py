@@ -6,7 +6,6 @@ on token by token, and how many floating-point operations (a multiply-add is two
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +18,23 @@ from torch.nn import functional as F
 from foveal.blocks.mamba import MambaMixer
 from foveal.blocks.mamba2 import Mamba2Mixer
 from foveal.blocks.retention import Retention
+from foveal.blocks.sequence_flops import (
+    COMPLEXITY,
+    Complexity,
+    attention_flops,
+    convolution_flops,
+    linear_attention_flops,
+    lstm_flops,
+    mamba2_flops,
+    mamba_flops,
+    retention_flops,
+    s4_flops,
+    s4d_flops,
+    s5_flops,
+    window_flops,
+)
 from foveal.blocks.state_space import S4, S4D, S5, StateSpaceMixer
-from foveal.kernels.gated_recurrence import gated_recurrence_with_state, recurrence_flops
-from foveal.kernels.long_convolution import fft_points
-from foveal.kernels.selective_scan import scan_flops
+from foveal.kernels.gated_recurrence import gated_recurrence_with_state
 
 FLOATS = ("float32", "float64")
 
@@ -32,6 +44,10 @@ class SequenceOperator(Protocol):
 
     def __call__(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """y (B, L, D), and the state after x; None where the operator has no step."""
+        ...
+
+    def output(self, x: Tensor) -> Tensor:
+        """y alone, where the state after x is not needed; layers that convolve then compute none."""
         ...
 
     def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -46,6 +62,7 @@ class OperatorKind:
     Attributes:
         make: builds it for a width.
         flops: of a forward pass over one sequence: (operator, tokens) to a whole number.
+        complexity: the same in symbols, with memory and state.
         causal: whether a token sees only those before it.
         time_invariant: whether it is a linear convolution, equal at every token, but for mixing of channels.
         has_step: whether it goes on token by token.
@@ -56,12 +73,26 @@ class OperatorKind:
 
     make: Callable[..., nn.Module]
     flops: Callable[[Any, int], int]
+    complexity: Complexity
     causal: bool = True
     time_invariant: bool = False
     has_step: bool = True
     constant_state: bool = True
     dtypes: tuple[str, ...] = FLOATS
     backends: tuple[str, ...] = ("torch",)
+
+
+class _Operator(nn.Module):
+    def output(self, x: Tensor) -> Tensor:
+        """What the tokens become, where the state after them is not needed."""
+        return self(x)[0]
+
+
+class _Stepping(_Operator):
+    def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One token (B, D): its output and the next state."""
+        y, state = self(x[:, None], state)
+        return y[:, 0], state
 
 
 class KeyValues(NamedTuple):
@@ -71,7 +102,7 @@ class KeyValues(NamedTuple):
     values: Tensor
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(_Stepping):
     """Softmax attention to the tokens at and before each one.
 
     Args:
@@ -88,6 +119,7 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, state: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
         """Attend; `state` holds the tokens before x."""
+        _check_tokens(self, x)
         q, k, v = _split(self.qkv(x), self.heads)
         if state is not None:
             k, v = torch.cat([state.keys, k], dim=2), torch.cat([state.values, v], dim=2)
@@ -103,12 +135,8 @@ class CausalAttention(nn.Module):
                 out = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1) @ v
         return self.proj(rearrange(out, "b h l d -> b l (h d)")), KeyValues(k, v)
 
-    def step(self, x: Tensor, state: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
-        """One token (B, D)."""
-        return _one(self, x, state)
 
-
-class WindowAttention(nn.Module):
+class WindowAttention(_Operator):
     """Softmax attention within windows of w x w = `window`^2 tokens that follow each other; not causal.
 
     Args:
@@ -125,6 +153,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, state: None = None) -> tuple[Tensor, None]:
         """Attend within windows."""
+        _check_tokens(self, x)
         _no_state(self, state)
         length = x.shape[1]
         whole = length - length % self.tokens
@@ -137,7 +166,7 @@ class WindowAttention(nn.Module):
         return self.proj(torch.cat(outputs, dim=1)), None
 
 
-class ConvolutionMixer(nn.Module):
+class ConvolutionMixer(_Stepping):
     """A causal convolution of each channel, then a mixing of channels.
 
     Args:
@@ -153,16 +182,13 @@ class ConvolutionMixer(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Convolve; `state` (B, taps - 1, D) holds the tokens before x."""
+        _check_tokens(self, x)
         before = x.new_zeros(len(x), self.taps - 1, self.dim) if state is None else state
         joined = torch.cat([before, x], dim=1)
         return self.proj(self.conv(joined.mT).mT), joined[:, joined.shape[1] - self.taps + 1 :]
 
-    def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One token (B, D)."""
-        return _one(self, x, state)
 
-
-class LstmMixer(nn.Module):
+class LstmMixer(_Stepping):
     """torch's LSTM of one layer, D to D."""
 
     def __init__(self, dim: int) -> None:
@@ -172,14 +198,11 @@ class LstmMixer(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Run over the tokens after `state`, torch's pair (h, c)."""
+        _check_tokens(self, x)
         return self.lstm(x, state)
 
-    def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One token (B, D)."""
-        return _one(self, x, state)
 
-
-class LinearAttention(nn.Module):
+class LinearAttention(_Stepping):
     """Causal linear attention without normalisation: a gated recurrence that forgets nothing.
 
     Args:
@@ -196,18 +219,15 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Sum up keys and values of the tokens before each; `state` is (B, heads, d, d)."""
+        _check_tokens(self, x)
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b l h d", three=3, h=self.heads)
         no_decay = x.new_zeros(self.heads)
         q = q * q.shape[-1] ** -0.5
         out, state = gated_recurrence_with_state(q, k, v, no_decay, chunk=self.chunk, initial_state=state)
         return self.proj(out.flatten(2)), state
 
-    def step(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One token (B, D)."""
-        return _one(self, x, state)
 
-
-class Continued(nn.Module):
+class Continued(_Stepping):
     """A mixer with `continued`, such as Mamba's, behind the common signature."""
 
     def __init__(self, mixer: Any, dim: int) -> None:
@@ -216,97 +236,17 @@ class Continued(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Mix the tokens that follow those of `state`."""
+        _check_tokens(self, x)
         return self.mixer.continued(x, state)
 
     def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One token (B, D)."""
-        if hasattr(self.mixer, "step"):
-            return self.mixer.step(x, state)
-        return _one(self, x, state)
+        return self.mixer.step(x, state) if hasattr(self.mixer, "step") else super().step(x, state)
 
-
-def _attention_flops(op: CausalAttention, tokens: int) -> int:
-    return 8 * tokens * op.dim**2 + 4 * tokens**2 * op.dim
-
-
-def _window_flops(op: WindowAttention, tokens: int) -> int:
-    full, rest = divmod(tokens, op.tokens)
-    return 8 * tokens * op.dim**2 + 4 * op.dim * (full * op.tokens**2 + rest**2)
-
-
-def _convolution_flops(op: ConvolutionMixer, tokens: int) -> int:
-    return 2 * tokens * op.dim * op.taps + 2 * tokens * op.dim**2
-
-
-def _lstm_flops(op: LstmMixer, tokens: int) -> int:
-    return 16 * tokens * op.dim**2
-
-
-def _linear_attention_flops(op: LinearAttention, tokens: int) -> int:
-    wide = op.dim // op.heads
-    return 8 * tokens * op.dim**2 + recurrence_flops(tokens, op.heads, wide, wide, chunk=op.chunk)
-
-
-def _retention_flops(op: Continued, tokens: int) -> int:
-    mixer, wide = op.mixer, op.dim // op.mixer.heads
-    projections = 10 if mixer.gate is not None else 8
-    return projections * tokens * op.dim**2 + recurrence_flops(
-        tokens, mixer.heads, wide, wide, form=mixer.form, chunk=mixer.chunk
-    )
-
-
-def _mamba_flops(op: Continued, tokens: int) -> int:
-    mixer = op.mixer
-    wide, scan = mixer.out_proj.in_features, mixer.scan
-    projections = op.dim * 2 * wide + wide * (scan.rank + 2 * scan.states) + scan.rank * wide + wide * op.dim
-    convolution = wide * mixer.conv1d.kernel_size[0]
-    return 2 * tokens * (projections + convolution) + scan_flops(
-        1, tokens, wide, scan.states, skip=True, gate=True
-    )
-
-
-def _mamba2_flops(op: Continued, tokens: int) -> int:
-    mixer = op.mixer
-    mixed = mixer.conv1d.in_channels
-    projections = mixer.in_proj.in_features * mixer.in_proj.out_features + mixer.width * op.dim
-    return 2 * tokens * (projections + mixed * mixer.conv1d.kernel_size[0]) + recurrence_flops(
-        tokens, mixer.heads, mixer.states, mixer.width // mixer.heads, form=mixer.form, chunk=mixer.chunk
-    )
-
-
-def _fft_flops(op: Continued, tokens: int) -> int:
-    """Three real transforms of 5/2 n log2 n a channel, rounded up, and 6 a frequency for their product."""
-    points = fft_points(tokens)
-    return op.dim * (3 * math.ceil(2.5 * points * math.log2(points)) + 6 * (points // 2 + 1))
-
-
-def _mixing_flops(op: Continued, tokens: int) -> int:
-    return 2 * tokens * op.dim * op.mixer.mix.out_features
-
-
-def _s4d_flops(op: Continued, tokens: int) -> int:
-    """Convolution, the kernel's product (2 a real product of N terms) and the mixing."""
-    pairs = op.mixer.core.C.shape[1]
-    return _fft_flops(op, tokens) + 4 * pairs * tokens * op.dim + _mixing_flops(op, tokens)
-
-
-def _s4_flops(op: Continued, tokens: int) -> int:
-    """Convolution, four Cauchy sums of complex products (8 each) over N states, and the mixing.
-
-    The power of the matrix that cuts the kernel does not grow with the tokens but for log2 of them: 8 N^3 a
-    squaring and 8 N^2 a product with a row, per channel.
-    """
-    states = 2 * op.mixer.core.C.shape[1]
-    bits = tokens.bit_length()
-    power = op.dim * 8 * ((bits - 1) * states**3 + tokens.bit_count() * states**2)
-    cauchy = 32 * states * tokens * op.dim
-    return _fft_flops(op, tokens) + cauchy + power + _mixing_flops(op, tokens)
-
-
-def _s5_flops(op: Continued, tokens: int) -> int:
-    """Complex input and output weights (4 a real times complex product), 8 a state and token for the scan."""
-    pairs = op.mixer.core.C.shape[1]
-    return 8 * tokens * pairs * op.dim + 8 * tokens * pairs + _mixing_flops(op, tokens)
+    def output(self, x: Tensor) -> Tensor:
+        """What the tokens become, where the state after them is not needed."""
+        _check_tokens(self, x)
+        return self.mixer(x)
 
 
 def _continued(make: Callable[..., Any]) -> Callable[..., nn.Module]:
@@ -323,19 +263,42 @@ def _retention(dim: int, *, head_dim: int = 64, **settings: Any) -> Retention:
 
 
 OPERATORS: Mapping[str, OperatorKind] = {
-    "attention": OperatorKind(make=CausalAttention, flops=_attention_flops, constant_state=False),
-    "window_attention": OperatorKind(make=WindowAttention, flops=_window_flops, causal=False, has_step=False),
-    "conv": OperatorKind(make=ConvolutionMixer, flops=_convolution_flops, time_invariant=True),
-    "lstm": OperatorKind(make=LstmMixer, flops=_lstm_flops),
-    "s4": OperatorKind(make=_state_space(S4), flops=_s4_flops, time_invariant=True),
-    "s4d": OperatorKind(make=_state_space(S4D), flops=_s4d_flops, time_invariant=True),
-    "s5": OperatorKind(make=_state_space(S5), flops=_s5_flops, time_invariant=True),
-    "mamba": OperatorKind(
-        make=_continued(MambaMixer), flops=_mamba_flops, backends=("compiled", "reference", "triton")
+    "attention": OperatorKind(
+        complexity=COMPLEXITY["attention"], make=CausalAttention, flops=attention_flops, constant_state=False
     ),
-    "mamba2": OperatorKind(make=_continued(Mamba2Mixer), flops=_mamba2_flops),
-    "retention": OperatorKind(make=_continued(_retention), flops=_retention_flops),
-    "linear_attention": OperatorKind(make=LinearAttention, flops=_linear_attention_flops),
+    "window_attention": OperatorKind(
+        complexity=COMPLEXITY["window_attention"],
+        make=WindowAttention,
+        flops=window_flops,
+        causal=False,
+        has_step=False,
+    ),
+    "conv": OperatorKind(
+        complexity=COMPLEXITY["conv"], make=ConvolutionMixer, flops=convolution_flops, time_invariant=True
+    ),
+    "lstm": OperatorKind(complexity=COMPLEXITY["lstm"], make=LstmMixer, flops=lstm_flops),
+    "s4": OperatorKind(
+        complexity=COMPLEXITY["s4"], make=_state_space(S4), flops=s4_flops, time_invariant=True
+    ),
+    "s4d": OperatorKind(
+        complexity=COMPLEXITY["s4d"], make=_state_space(S4D), flops=s4d_flops, time_invariant=True
+    ),
+    "s5": OperatorKind(
+        complexity=COMPLEXITY["s5"], make=_state_space(S5), flops=s5_flops, time_invariant=True
+    ),
+    "mamba": OperatorKind(
+        complexity=COMPLEXITY["mamba"],
+        make=_continued(MambaMixer),
+        flops=mamba_flops,
+        backends=("compiled", "reference", "triton"),
+    ),
+    "mamba2": OperatorKind(complexity=COMPLEXITY["mamba2"], make=_continued(Mamba2Mixer), flops=mamba2_flops),
+    "retention": OperatorKind(
+        complexity=COMPLEXITY["retention"], make=_continued(_retention), flops=retention_flops
+    ),
+    "linear_attention": OperatorKind(
+        complexity=COMPLEXITY["linear_attention"], make=LinearAttention, flops=linear_attention_flops
+    ),
 }
 
 
@@ -369,9 +332,13 @@ def _split(qkv: Tensor, heads: int) -> Tensor:
     return rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=heads)
 
 
-def _one(op: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    y, state = op(x[:, None], state)
-    return y[:, 0], state
+def _check_tokens(op: Any, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"tokens are of type {x.dtype}; a sequence operator takes real floating numbers")
+    if x.ndim != 3 or not x.shape[1] or x.shape[2] != op.dim:
+        raise ValueError(
+            f"tokens of shape {tuple(x.shape)}; allowed: (B, L, {op.dim}) with a length L of 1 token or more"
+        )
 
 
 def _no_state(op: nn.Module, state: object) -> None:

@@ -8,7 +8,7 @@ channels. `StateSpaceMixer` is a core with its activation and mixing.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,18 @@ class S4D(nn.Module):
         return 2 * (weights * state).sum(dim=-1).real + self.D * u, state
 
 
+class S4State(NamedTuple):
+    """What S4 remembers: `values` (B, H, N), and the system that they belong to, which steps use again.
+
+    `Ab`: (H, N, N); `Bb`, `C`: (H, N); all complex.
+    """
+
+    values: Tensor
+    Ab: Tensor
+    Bb: Tensor
+    C: Tensor
+
+
 class S4(nn.Module):
     """One system a channel, diagonal plus low rank, A = V (diag(lambda) - P P^*) V^*: (B, L, H) to (B, L, H).
 
@@ -173,12 +185,12 @@ class S4(nn.Module):
         """Convolve from an empty state."""
         return causal_convolution(u, self.kernel(u.shape[1])) + self.D * u
 
-    def continued(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output after a state (B, H, N), complex, and the state after it."""
-        Ab, Bb, C = self.system()
+    def continued(self, u: Tensor, state: S4State | None) -> tuple[Tensor, S4State]:
+        """The output after a state, and the state after it."""
+        Ab, Bb, C = self.system() if state is None else state[1:]
         batch, length, dim = u.shape
         size = min(64, length)
-        here = Ab.new_zeros(batch, dim, Ab.shape[-1]) if state is None else state
+        here = Ab.new_zeros(batch, dim, Ab.shape[-1]) if state is None else state.values
         driven, responses = Bb, []
         row, rows = C[:, None], []
         for _ in range(size):
@@ -199,14 +211,15 @@ class S4(nn.Module):
             made = torch.einsum("bht,htn->bhn", part.to(driven.dtype), driven[:, size - count :])
             here = torch.einsum("hnm,bhm->bhn", power, here) + made
         y = self(u)
-        return (y if state is None else y + torch.cat(outputs, dim=1).to(y.dtype)), here
+        return (y if state is None else y + torch.cat(outputs, dim=1).to(y.dtype)), S4State(here, Ab, Bb, C)
 
-    def step(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, u: Tensor, state: S4State | None) -> tuple[Tensor, S4State]:
         """One token (B, H): its output and the next state."""
-        Ab, Bb, C = self.system()
-        new = Bb * u[..., None]
-        state = new if state is None else torch.einsum("hnm,bhm->bhn", Ab, state) + new
-        return (C * state).sum(dim=-1).real + self.D * u, state
+        Ab, Bb, C = self.system() if state is None else state[1:]
+        values = Bb * u[..., None]
+        if state is not None:
+            values = values + torch.einsum("hnm,bhm->bhn", Ab, state.values)
+        return (C * values).sum(dim=-1).real + self.D * u, S4State(values, Ab, Bb, C)
 
 
 class S5(nn.Module):
@@ -305,12 +318,12 @@ class StateSpaceMixer(nn.Module):
         """Mix tokens, then channels."""
         return self._mixed(self.core(u))
 
-    def continued(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def continued(self, u: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The output after a state of the core, and the state after it."""
         y, state = self.core.continued(u, state)
         return self._mixed(y), state
 
-    def step(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, u: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token (B, H): its output and the next state."""
         y, state = self.core.step(u, state)
         return self._mixed(y), state
