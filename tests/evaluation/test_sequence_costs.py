@@ -18,7 +18,7 @@ from foveal.evaluation.sequence_costs import (
 def _curve(name: str, scale: float, power: float) -> list[Cost]:
     sizes = (512, 1024, 2048, 4096)
     times = {n: tuple(scale * n**power * (1 + 0.01 * k) for k in range(5)) for n in sizes}
-    return [Cost(name, 8, n, 1, 10, n, times[n], times[n], (), 4 * n) for n in sizes]
+    return [Cost(name, 8, n, 1, 1, 10, n, times[n], times[n], (), 4 * n) for n in sizes]
 
 
 REPORT = SequenceReport(
@@ -62,6 +62,34 @@ def test_a_measured_report_tells_everything() -> None:
     assert len(json.loads(report.to_json())["costs"]) == 6
 
 
+def test_growth_tells_exponents_and_where_the_reference_is_overtaken() -> None:
+    attention, mamba = REPORT.growth().splitlines()[2:]
+    assert attention.startswith("| attention | 2.00 | 2.00 |")
+    assert "| mamba | 1.00 | 1.00 |" in mamba
+    assert "| 1200 (11" in mamba
+
+
+def test_each_number_of_threads_is_a_curve_of_its_own() -> None:
+    report = measure_sequence_operators(["conv"], [8, 16], [4], threads=(1, 2), warm_ups=1, repeats=2)
+    assert [(c.threads, c.tokens) for c in report.costs] == [(1, 8), (1, 16), (2, 8), (2, 16)]
+    assert report.environment["torch threads"] == "1, 2"
+
+
+def test_a_pass_that_takes_too_long_is_taken_once_and_ends_its_sizes() -> None:
+    report = measure_sequence_operators(["conv"], [8, 16, 32], [4], most_seconds=1e-9)
+    (cost,) = report.costs
+    assert len(cost.forward) == len(cost.both) == 1
+
+
+def test_a_fresh_process_tells_what_kernels_keep_to_themselves() -> None:
+    (cost,) = measure_sequence_operators(
+        ["attention"], [1024], [64], settings={"attention": {"fused": False}}, warm_ups=1, repeats=1,
+        memory_repeats=1, passes=("both",),
+    ).costs  # fmt: skip
+    assert 1024**2 * 4 < cost.kept_bytes < cost.both_bytes[0]
+    assert not cost.forward_bytes
+
+
 def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     with pinned_threads(1):
@@ -74,5 +102,5 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure_sequence_operators(["hyena"], [16])
     with pytest.raises(ValueError, match="sizes"):
         measure_sequence_operators(["conv"], [0])
-    with pytest.raises(ValueError, match="threads=0"):
-        measure_sequence_operators(["conv"], [4], threads=0)
+    with pytest.raises(ValueError, match=r"threads=\[0\]"):
+        measure_sequence_operators(["conv"], [4], threads=[0])

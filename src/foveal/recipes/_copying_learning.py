@@ -1,4 +1,4 @@
-"""Copying tasks (Mamba, arXiv 2312.00752): symbols at random places or at a fixed lag, given back in order."""
+"""Copying tasks (Mamba, arXiv 2312.00752): give symbols, at random places or at a fixed lag, in order."""
 
 from __future__ import annotations
 

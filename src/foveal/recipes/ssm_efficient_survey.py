@@ -5,6 +5,7 @@ foveal verify ssm-efficient-survey
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,8 +26,13 @@ class SsmEfficientSurveySettings(Settings):
     sizes: tuple[int, ...] = Field((64, 196, 784, 1024, 3136, 4096, 8192, 16384), description="tokens")
     dims: tuple[int, ...] = Field((192,), description="widths")
     batches: tuple[int, ...] = Field((1, 4), description="sequences at once")
-    threads: int = Field(1, ge=1)
-    repeats: int = Field(7, ge=1)
+    threads: tuple[int, ...] = Field((1, 2), description="of torch and the compiled kernels, in turn")
+    warm_ups: int = Field(3, ge=1, description="passes that are not counted")
+    repeats: int = Field(7, ge=1, description="passes that are; their median is told")
+    most_seconds: float = Field(
+        math.inf, gt=0, description="of one pass at one size with its repeats; above it there are fewer"
+    )
+    memory_repeats: int = Field(3, ge=0, description="fresh processes whose peak memory is taken")
 
 
 class SsmEfficientSurvey(Recipe[SsmEfficientSurveySettings]):
@@ -77,7 +83,10 @@ class SsmEfficientSurvey(Recipe[SsmEfficientSurveySettings]):
             settings.dims,
             batches=settings.batches,
             threads=settings.threads,
+            warm_ups=settings.warm_ups,
             repeats=settings.repeats,
+            most_seconds=settings.most_seconds,
+            memory_repeats=settings.memory_repeats,
         )
 
     def evidence(self, scale: Scale) -> Iterable[Evidence]:
