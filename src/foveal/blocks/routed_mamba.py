@@ -26,6 +26,18 @@ def channels_first(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return in_full_precision(layer, x.movedim(1, -1)).movedim(-1, 1)
 
 
+class ChannelsFirst(nn.Module):
+    """A layer of channels-last maps as one of maps (B, C, *grid), in full precision."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer."""
+        return channels_first(self.layer, x)
+
+
 class Way(nn.Module):
     """Convolution and gated scan along one route: inputs and gates (B, L, 2 E) to (B, L, E)."""
 

@@ -1,4 +1,4 @@
-"""Light and wide Mamba layers of U-shaped networks: U-Mamba, PVM and RVM (arXiv 2401.04722, 2403.20035, 2403.05246).
+"""Mamba layers of U-shaped networks: U-Mamba, PVM, RVM (arXiv 2401.04722, 2403.20035, 2403.05246).
 
 All take and give channels-first maps (B, C, H, W) or (B, C, T, H, W) and scan in 32 bits under autocast.
 """
@@ -79,8 +79,8 @@ class UMambaLayer(nn.Module):
 class PVM(nn.Module):
     """Parallel vision Mamba: (B, C, *grid) to (B, O, *grid).
 
-    Parts of C / `parts` channels pass one shared Mamba, m = Mamba(x) + s x with s learned from 1; joined, they
-    pass the norm of the input once more and a linear layer.
+    Parts of C / `parts` channels pass one shared Mamba, m = Mamba(x) + s x with s learned from 1; joined,
+    they pass the norm of the input once more and a linear layer.
 
     Args:
         inputs: C, a multiple of `parts`.
@@ -125,7 +125,9 @@ class PVM(nn.Module):
 
 
 class RVM(nn.Module):
-    """Residual vision Mamba: Linear(LN(Mamba(LN(x)) + s x)), both norms the same; (B, C, *grid) to O channels.
+    """Residual vision Mamba: Linear(LN(Mamba(LN(x)) + s x)), both norms the same; s is learned from 1.
+
+    (B, C, *grid) to (B, O, *grid).
 
     Args:
         inputs: C.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log2
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,7 +45,7 @@ class PaddedNetwork(nn.Module):
             len(self.image_size) != spatial_dims or any(side % multiple for side in self.image_size)
         ):
             raise ValueError(
-                f"image_size is {self.image_size}; allowed: {spatial_dims} sizes that are multiples of {multiple}"
+                f"image_size is {self.image_size}; allowed: {spatial_dims} sizes, multiples of {multiple}"
             )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,18 +53,17 @@ class PaddedNetwork(nn.Module):
 
         Raises:
             ValueError: another number of axes or channels, or another size than `image_size`.
-            FloatingPointError: values that are not finite reach a scan.
+            FloatingPointError: values are NaN or infinite (asked on the CPU alone).
         """
         images = self.checked(images)
-        sizes = images.shape[2:]
-        logits = self.logits(pad_to_multiple(images, self.multiple))
-        return logits[(..., *(slice(size) for size in sizes))]
+        return crop(self.logits(pad_to_multiple(images, self.multiple)), images.shape[2:])
 
     def checked(self, images: Tensor) -> Tensor:
         """Images that suit the network, grey ones repeated.
 
         Raises:
             ValueError: they do not.
+            FloatingPointError: values are NaN or infinite.
         """
         axes = "H, W" if self.spatial_dims == 2 else "T, H, W"
         if images.ndim != self.spatial_dims + 2:
@@ -79,9 +79,16 @@ class PaddedNetwork(nn.Module):
             )
         if self.image_size is not None and tuple(images.shape[2:]) != self.image_size:
             raise ValueError(
-                f"images of {tuple(images.shape[2:])}, the network was made for {self.image_size} alone; resize "
-                "them, or cut patches (monai.inferers.sliding_window_inference)"
+                f"images of {tuple(images.shape[2:])}, the network was made for {self.image_size} alone; "
+                "resize them, or cut patches (monai.inferers.sliding_window_inference)"
             )
+        # As in the scans: on a GPU a check would wait for the device.
+        if images.device.type == "cpu" and not torch.isfinite(images.detach().sum()):
+            bad = int((~torch.isfinite(images)).sum())
+            if bad:
+                raise FloatingPointError(
+                    f"images have {bad} of {images.numel()} values NaN or infinite; mend or mask them"
+                )
         return images
 
     def logits(self, images: Tensor) -> Tensor:
@@ -95,6 +102,13 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     if not any(ends):
         return images
     return F.pad(images, [pad for end in reversed(ends) for pad in (0, end)])
+
+
+def crop(maps: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The first `sizes` cells of maps (B, C, *grid) along each axis."""
+    for axis, size in enumerate(sizes, start=2):
+        maps = maps.narrow(axis, 0, size)
+    return maps
 
 
 def count_stages(image_size: Sequence[int], *, least: int = 4, most: int = 6) -> int:
