@@ -1,16 +1,9 @@
-"""Mixers that know directions, search routes, walk channels, turned axes or pooled windows."""
+"""Mixers that know the direction of a step, and routes found by search."""
 
 import pytest
 import torch
 from torch import nn
 
-from foveal.blocks.axis_mixers import (
-    ChannelMixer,
-    LargeWindowMixer,
-    OmnidirectionalMixer,
-    PooledWindows,
-    TripletMixer,
-)
 from foveal.blocks.direction_aware import DirectionAwareMixer, DirectionAwareScan, SearchedSS2D
 from foveal.blocks.mamba import SelectiveScan
 from foveal.blocks.scan_routes import routes_of
@@ -25,10 +18,6 @@ def _seed() -> None:
 MIXERS = {
     "direction-aware": lambda: DirectionAwareMixer(8, states=4),
     "searched": lambda: SearchedSS2D(8, states=4, route_options={"window": 2}),
-    "omnidirectional": lambda: OmnidirectionalMixer(8, states=4),
-    "triplet": lambda: TripletMixer(8, grid=(5, 7), states=4),
-    "pooled": lambda: PooledWindows(8, window=2, states=4),
-    "large window": lambda: LargeWindowMixer(8, window=3, states=4),
 }
 
 
@@ -43,9 +32,10 @@ def test_mixers_keep_the_shape_of_odd_maps_and_every_parameter_learns(name: str)
     assert not still
 
 
-@pytest.mark.parametrize("make", [DirectionAwareMixer, PooledWindows, LargeWindowMixer, OmnidirectionalMixer])
-def test_volumes_are_mixed_too(make):
-    assert make(4, dimensions=3, states=2)(torch.randn(1, 3, 4, 5, 4)).shape == (1, 3, 4, 5, 4)
+def test_volumes_are_mixed_too():
+    mixer = DirectionAwareMixer(4, dimensions=3, states=2)
+    assert mixer(torch.randn(1, 3, 4, 5, 4)).shape == (1, 3, 4, 5, 4)
+    assert mixer.scan.directions.shape == (7, 2)
 
 
 def test_direction_aware_scan_equals_the_plain_one_until_its_directions_are_learnt():
@@ -85,28 +75,8 @@ def test_a_search_begins_as_the_sum_of_its_candidates_and_ends_as_that_of_those_
         searched.prune(2)
 
 
-def test_channels_see_each_other_and_nothing_of_one_place():
-    mixer = ChannelMixer(width=4, states=2)
-    x = torch.randn(1, 3, 4, 6, requires_grad=True)
-    added = mixer(x)
-    assert added.shape == (1, 1, 1, 6)
-    (gradient,) = torch.autograd.grad(added[..., 2].sum(), x)
-    assert (gradient.abs().amax(dim=(0, 1, 2)) > 0).all()  # both ways: every channel reaches every other
-    torch.testing.assert_close(gradient, gradient[:, :1, :1].expand_as(gradient))
-
-
-def test_pooled_windows_are_constant_inside_a_window():
-    y = PooledWindows(4, window=3, states=2)(torch.randn(1, 5, 7, 4))
-    torch.testing.assert_close(y[:, :3, 3:6], y[:, :1, 3:4].expand(1, 3, 3, 4))
-    assert not torch.allclose(y[:, 0, 0], y[:, 3, 0])
-
-
 def test_unfit_maps_are_refused():
-    with pytest.raises(ValueError, match="4 x 7 cells; allowed: 5 x 7"):
-        TripletMixer(8, grid=(5, 7))(torch.randn(1, 4, 7, 8))
     with pytest.raises(ValueError, match="begin anew"):
         DirectionAwareMixer(8, routes="atrous")(torch.randn(1, 4, 4, 8))
     with pytest.raises(ValueError, match="keep is 9; allowed: 1 to 8"):
         SearchedSS2D(8).prune(9)
-    with pytest.raises(ValueError, match="window is 0"):
-        PooledWindows(8, window=0)
