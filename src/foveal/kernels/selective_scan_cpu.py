@@ -43,16 +43,18 @@ class _CpuScan(torch.autograd.Function):
         items = arrays.items()
         on_threads(lambda some: _forward(some, *arrays.inputs, *arrays.flags, keep, borders, y, last), items)
         if keep:
-            ctx.save_for_backward(*(x for x in scan[:9] if isinstance(x, Tensor)))  # type: ignore[attr-defined]
+            kept = (torch.from_numpy(borders), *(x for x in scan[:9] if isinstance(x, Tensor)))
+            ctx.save_for_backward(*kept)  # type: ignore[attr-defined]
             ctx.present = [isinstance(x, Tensor) for x in scan[:9]]  # type: ignore[attr-defined]
             # no gradient: an order may come from inference mode, whose tensors cannot be saved
-            ctx.order, ctx.softplus, ctx.borders = scan.order, scan.softplus, borders  # type: ignore[attr-defined]
+            ctx.order, ctx.softplus = scan.order, scan.softplus  # type: ignore[attr-defined]
         return torch.from_numpy(y), torch.from_numpy(last).transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        kept = iter(ctx.saved_tensors)  # type: ignore[attr-defined]
+        borders, *others = ctx.saved_tensors  # type: ignore[attr-defined]
+        kept = iter(others)
         given = [next(kept) if present else None for present in ctx.present]  # type: ignore[attr-defined]
         scan = ScanInput(*given, order=ctx.order, softplus=ctx.softplus)  # type: ignore[attr-defined, arg-type, misc]
         arrays = _Arrays(scan)
@@ -72,7 +74,7 @@ class _CpuScan(torch.autograd.Function):
         glast_array = np.ascontiguousarray(glast.transpose(1, 2).numpy())
         on_threads(
             lambda some: _backward(
-                some, *arrays.inputs, *arrays.flags, ctx.borders, gy.numpy(), glast_array,  # type: ignore[attr-defined]
+                some, *arrays.inputs, *arrays.flags, borders.numpy(), gy.numpy(), glast_array,
                 du, ddt, dz, dA, dD, dbias, dB, dC, dstate,
             ),
             items,
@@ -226,7 +228,7 @@ def _retreat(  # type: ignore[no-untyped-def]
     """
     for n in range(state.shape[0]):
         b, c = weights[n], read[n]
-        of_b, of_c = b * 0, c * 0
+        of_b, of_c = g.dtype.type(0), g.dtype.type(0)
         for j in range(g.size):
             q = g[j] * c + carried[n, j]
             w = q * (state[n, j] - b * du[j])
