@@ -23,6 +23,7 @@ GROWTH = {
     "conv-pyramid": "linear",
     "hvir": "linear (chunks); quadratic in mode parallel",
     "masked-channels": INSIDE,
+    "medmamba": "linear",
     "medvit-v2": "quadratic, with keys averaged over up to 64 tokens",
     "msvmamba": "linear",
     "multi-scale": f"{INSIDE}, for each scale; linear with max_tile",

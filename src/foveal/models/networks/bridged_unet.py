@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.blocks.grid_blocks import create_grid_block
 from foveal.blocks.grid_layers import convolution, max_pool, upsample
 from foveal.blocks.vision_mamba_layers import PVM, group_norm
 from foveal.models.networks.base import register_network
 from foveal.models.networks.frame import PaddedNetwork
-
-# From channels in and out to a layer of channels-first maps.
-MakeLayer = Callable[[int, int], nn.Module]
 
 
 class SkipAttention(nn.Module):
@@ -139,6 +137,65 @@ class UltraLightVMUNet(BridgedUNet):
             if level < 3:
                 return convolution(inputs, width, dimensions=spatial_dims)
             return PVM(inputs, width, dimensions=spatial_dims, routes=scan, **options)
+
+        super().__init__(
+            layer, dims=dims, outputs=outputs, in_channels=in_channels, spatial_dims=spatial_dims
+        )
+
+
+@register_network("h-vmunet")
+class HighOrderVMUNet(BridgedUNet):
+    """H-vmunet: two stages of convolutions, then products of scans of orders 2 to 5, and back.
+
+    Each of the later stages is a 1 x 1 convolution to its width and a block "high-order". Depths, and what
+    the released code does beside the scans, are unconfirmed.
+
+    Args:
+        outputs: logits of each pixel.
+        in_channels: of the images.
+        spatial_dims: 2 or 3.
+        dims: channels of the stages, finest first; multiples of 4.
+        orders: of the stages after the convolutions.
+        depth: blocks of each stage.
+        scan: routes of the scans.
+        **options: of the block, such as `expand`, `states` or `mlp_ratio`.
+
+    Raises:
+        ValueError: as many or more orders than stages, channels that an order does not divide, or a scan that
+            is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        outputs: int = 1,
+        in_channels: int = 3,
+        spatial_dims: int = 2,
+        dims: Sequence[int] = (8, 16, 32, 64, 128, 256),
+        orders: Sequence[int] = (2, 3, 4, 5),
+        depth: int = 1,
+        scan: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        first = len(dims) - len(orders)
+        if first < 1 or depth < 1:
+            raise ValueError(
+                f"{len(orders)} orders for {len(dims)} stages, depth {depth}; allowed: fewer orders than "
+                "stages, depth 1 or more"
+            )
+
+        def layer(level: int, inputs: int, width: int) -> nn.Module:
+            if level < first:
+                return convolution(inputs, width, dimensions=spatial_dims)
+            own = {"order": orders[level - first]} | options
+            # Upwards the blocks come before the change of width, so that an order meets the width it is for.
+            block_width = max(inputs, width)
+            blocks = [
+                create_grid_block("high-order", block_width, dimensions=spatial_dims, scan=scan, **own)
+                for _ in range(depth)
+            ]
+            change = convolution(inputs, width, 1, dimensions=spatial_dims)
+            return nn.Sequential(change, *blocks) if width >= inputs else nn.Sequential(*blocks, change)
 
         super().__init__(
             layer, dims=dims, outputs=outputs, in_channels=in_channels, spatial_dims=spatial_dims

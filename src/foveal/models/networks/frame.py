@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import log2
 
 import torch
@@ -52,11 +53,14 @@ class PaddedNetwork(nn.Module):
         """Logits of each pixel.
 
         Raises:
-            ValueError: another number of axes or channels, or another size than `image_size`.
+            ValueError: another number of axes or channels, another size than `image_size`, or images so small
+                that a norm meets a single cell.
             FloatingPointError: values are NaN or infinite (asked on the CPU alone).
         """
         images = self.checked(images)
-        return crop(self.logits(pad_to_multiple(images, self.multiple)), images.shape[2:])
+        with single_cells_told(images.shape[2:]):
+            logits = self.logits(pad_to_multiple(images, self.multiple))
+        return crop(logits, images.shape[2:])
 
     def checked(self, images: Tensor) -> Tensor:
         """Images that suit the network, grey ones repeated.
@@ -94,6 +98,20 @@ class PaddedNetwork(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """Logits of images whose sides are multiples of `multiple`."""
         raise TypeError(f"{type(self).__name__} does not define logits(images)")
+
+
+@contextmanager
+def single_cells_told(sizes: Sequence[int]) -> Iterator[None]:
+    """Say what to do where a norm over the cells of each image meets a map of one cell."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 spatial element" not in str(error):
+            raise
+        raise ValueError(
+            f"images of {tuple(sizes)} px leave one cell in the coarsest map, which instance norm cannot "
+            "take; take larger images, or a network of fewer stages"
+        ) from error
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

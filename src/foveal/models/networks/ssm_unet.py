@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foveal.blocks.grid_blocks import create_grid_block
 from foveal.blocks.grid_layers import ResidualConv, convolution
 from foveal.models.networks.base import register_network
-from foveal.models.networks.frame import PaddedNetwork, count_stages, crop, pad_to_multiple
+from foveal.models.networks.frame import PaddedNetwork, count_stages, crop, pad_to_multiple, single_cells_told
 from foveal.models.networks.unet_parts import DOWNS, SKIPS, STEMS, UPS, CellExpanding
 from foveal.settings import unknown_name
 
@@ -174,7 +174,8 @@ class SSMUNet(PaddedNetwork):
         if len(self.decoder) > 1 and not len(self.deep_heads):
             raise ValueError("this network has no heads on coarser maps; build it with deep_supervision=True")
         images = self.checked(images)
-        maps = self.decode(self.encode(pad_to_multiple(images, self.multiple)))
+        with single_cells_told(images.shape[2:]):
+            maps = self.decode(self.encode(pad_to_multiple(images, self.multiple)))
         full = crop(self.head(maps[0]), images.shape[2:])
         return [full, *(head(x) for head, x in zip(self.deep_heads, maps[1:], strict=True))]
 

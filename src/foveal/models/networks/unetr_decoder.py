@@ -1,0 +1,44 @@
+"""UNETR's convolutional decoder over maps of strides 1, 2, 4 and so on (arXiv 2103.10504)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from monai.networks.blocks.dynunet_block import UnetOutBlock
+from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
+from torch import Tensor, nn
+
+
+class UnetrDecoder(nn.Module):
+    """A residual block on each skip, transposed convolutions with residual blocks upwards, logits.
+
+    Args:
+        channels: of the skips, finest first; the first is the image itself, each next one of half the size.
+        widths: of the blocks on them, as many.
+        outputs: logits of each pixel.
+        dimensions: axes of the maps.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], widths: Sequence[int], *, outputs: int, dimensions: int
+    ) -> None:
+        super().__init__()
+        self.skips = nn.ModuleList(
+            UnetrBasicBlock(dimensions, inputs, width, 3, 1, "instance", res_block=True)
+            for inputs, width in zip(channels, widths, strict=True)
+        )
+        self.ups = nn.ModuleList(
+            UnetrUpBlock(dimensions, coarse, fine, 3, 2, "instance", res_block=True)
+            for fine, coarse in pairwise(widths)
+        )
+        self.last = UnetrBasicBlock(dimensions, widths[0], widths[0], 3, 1, "instance", res_block=True)
+        self.head = UnetOutBlock(dimensions, widths[0], outputs)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logits at the size of the first map."""
+        skips = [block(x) for block, x in zip(self.skips, maps, strict=True)]
+        x = skips[-1]
+        for up, skip in zip(reversed(self.ups), reversed(skips[:-1]), strict=True):
+            x = up(x, skip)
+        return self.head(self.last(x))
