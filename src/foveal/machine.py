@@ -51,7 +51,7 @@ def peak_memory() -> int:
 def added_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
     """Bytes that a piece of work adds to its process at most.
 
-    The process is forked from one that has imported the module of `prepare` and done nothing else.
+    The process is forked from one that has imported what this one has of foveal, and done nothing else.
 
     Args:
         prepare: makes the work, in a new process; a function of a module.
@@ -63,7 +63,8 @@ def added_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> 
     if not Path("/proc/self/clear_refs").exists():
         raise OSError("this system does not tell how much memory a piece of work adds; Linux does")
     clean = multiprocessing.get_context("forkserver")
-    clean.set_forkserver_preload([prepare.__module__])
+    # Each process runs the imports of the main module again, which then find all that they ask for.
+    clean.set_forkserver_preload([prepare.__module__, *(m for m in sys.modules if m.startswith("foveal."))])
     with ProcessPoolExecutor(1, mp_context=clean) as pool:
         return pool.submit(_added, prepare, arguments).result()
 

@@ -91,10 +91,10 @@ class SequenceReport:
         kinds: tuple[Measure, ...] = ("forward", "both", "step", "kept_bytes", "both_bytes")
         fits = {of: self.exponents(of=of) for of in kinds}
         rows = []
-        for name in self._names():
+        for name in self.operators:
             crossings = []
             for of in ("forward", "both"):
-                known = name != reference and self._curve(name, of) and self._curve(reference, of)
+                known = name != reference and self.curve(name, of) and self.curve(reference, of)
                 crossings.append(_from(*self.crossover(reference, name, of=of)) if known else "")
             rows.append([name, *(_number(fits[of][name]) for of in kinds), *crossings])
         return table(head, rows)
@@ -105,7 +105,7 @@ class SequenceReport:
         It is of the first width, batch and number of threads. Times below 5 ms are left out; NaN where fewer
         than two sizes remain.
         """
-        return {name: _slope(self._curve(name, of), of, least_tokens) for name in self._names()}
+        return {name: _slope(self.curve(name, of), of, least_tokens) for name in self.operators}
 
     def crossover(
         self, first: str, second: str, *, of: Pass = "forward", resamples: int = 500, seed: int = 0
@@ -117,9 +117,11 @@ class SequenceReport:
         Raises:
             ValueError: an operator that was not measured.
         """
-        curves = [self._curve(name, of) for name in (first, second)]
+        curves = [self.curve(name, of) for name in (first, second)]
         if not all(curves):
-            raise ValueError(f"{first!r} or {second!r} was not measured; allowed: {', '.join(self._names())}")
+            raise ValueError(
+                f"{first!r} or {second!r} was not measured; allowed: {', '.join(self.operators)}"
+            )
         draws = np.random.default_rng(seed)
         found = [
             _crossing(*({n: np.median(draws.choice(t, len(t))) for n, t in c.items()} for c in curves))
@@ -140,10 +142,13 @@ class SequenceReport:
             }, indent=1,
         )  # fmt: skip
 
-    def _names(self) -> list[str]:
+    @property
+    def operators(self) -> list[str]:
+        """Names of what was measured, in its order."""
         return list(dict.fromkeys(c.operator for c in self.costs))
 
-    def _curve(self, name: str, of: Measure) -> dict[int, tuple[float, ...]]:
+    def curve(self, name: str, of: Measure) -> dict[int, tuple[float, ...]]:
+        """Repeats of a measure by number of tokens, at the first width, batch and number of threads."""
         mine = [c for c in self.costs if c.operator == name]
         mine = [
             c for c in mine if (c.dim, c.batch, c.threads) == (mine[0].dim, mine[0].batch, mine[0].threads)

@@ -1,4 +1,4 @@
-"""What proves the state-space study: exact facts of every operator, and their measured growth."""
+"""What proves the state-space study: exact facts of every operator, what they learn, and what they cost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.signal import cont2discrete, lfilter
-from torch.nn import functional as F
+from scipy.signal import cont2discrete, dlsim
+from torch.utils.flop_counter import FlopCounterMode
 
 from foveal.blocks.sequence_operators import OPERATORS, create_operator
 from foveal.blocks.state_space import S4, S4D, S5
@@ -20,23 +20,55 @@ from foveal.blocks.state_space_theory import (
     legs_projection,
     legs_reconstruction,
 )
-from foveal.evaluation.sequence_costs import kept_bytes, measure_sequence_operators
+from foveal.evaluation.sequence_costs import pinned_threads
+from foveal.kernels.gated_recurrence import gated_recurrence
 from foveal.kernels.long_convolution import causal_convolution
 from foveal.kernels.selective_scan import selective_scan
-from foveal.recipes._encoder_cost import seconds_of
-from foveal.recipes.base import Evidence, Finding, Scale, Section
+from foveal.recipes._copying_learning import (
+    CopyingModel,
+    CopyingTask,
+    copying_accuracy,
+    width_of_equal_parameters,
+)
+from foveal.recipes._ssm_efficient_survey_costs import (
+    constant_steps,
+    declarations,
+    growth,
+    memory_of_processes,
+    memory_of_the_scan,
+    numbers_in_32_bits,
+    scan_paths,
+    short_sequences,
+    speed_of_the_scan,
+)
+from foveal.recipes.base import Evidence, Finding, Scale
+
+SELECTIVE, DELAYED = CopyingTask(64), CopyingTask(128, lag=128)
+SELECTIVE_STEPS, DELAYED_STEPS = 2000, 500
 
 
 def evidence(scale: Scale) -> Iterable[Evidence]:
-    """Exact facts at either scale; growth of time and memory in full."""
+    """Exact facts and short costs at either scale; learning, growth and fresh processes in full."""
     yield discretisation_is_scipys
+    yield linear_systems_are_convolutions
     yield legs_remembers
     yield layers_equal_their_recurrences
+    yield one_recurrence_in_three_forms
     yield steps_equal_the_whole
+    yield counts_are_torchs
     yield memory_of_the_scan
+    yield speed_of_the_scan
     yield short_sequences
     if scale == "full":
+        yield selective_copying
+        yield delayed_copying
+        yield context_helps_where_evidence_is_far
         yield growth
+        yield memory_of_processes
+        yield constant_steps
+        yield scan_paths
+        yield numbers_in_32_bits
+        yield declarations
 
 
 def discretisation_is_scipys() -> Iterator[Finding]:
@@ -50,10 +82,29 @@ def discretisation_is_scipys() -> Iterator[Finding]:
     yield Finding.at_most(
         "ZOH and bilinear beside scipy.signal.cont2discrete: largest difference", worst, 1e-10
     )
-    u, kernel = torch.randn(1, 300, 1, dtype=torch.float64), torch.randn(1, 300, dtype=torch.float64)
-    expected = lfilter(kernel[0].numpy(), [1.0], u[0, :, 0].numpy())
-    difference = float(np.abs(causal_convolution(u, kernel)[0, :, 0].numpy() - expected).max())
-    yield Finding.at_most("convolution by FFT beside scipy.signal.lfilter", difference, 1e-8)
+
+
+def linear_systems_are_convolutions() -> Finding:
+    """Recurrence, dlsim, convolution by FFT and explicit kernel agree."""
+    A, B = hippo_legs(4)
+    C, u = torch.randn(4, dtype=torch.float64), torch.randn(300, dtype=torch.float64)
+    Ab, Bb = discretise(A, B[:, None], 0.05)
+    state, looped = torch.zeros(4, dtype=torch.float64), []
+    for value in u:
+        state = Ab @ state + Bb[:, 0] * value
+        looped.append(C @ state)
+    kernel = kernel_by_powers(Ab, Bb[:, 0], C, 300)
+    # dlsim reads the state before its update, so that its output takes C Ab and its feed-through C Bb.
+    system = (Ab.numpy(), Bb.numpy(), (C @ Ab).numpy()[None], np.array([[float(C @ Bb[:, 0])]]), 1.0)
+    ways = (
+        causal_convolution(u[None, :, None], kernel[None])[0, :, 0].numpy(),
+        np.convolve(u.numpy(), kernel.numpy())[:300],
+        dlsim(system, u.numpy()[:, None])[1][:, 0],
+    )
+    worst = max(float(np.abs(way - torch.stack(looped).numpy()).max()) for way in ways)
+    return Finding.at_most(
+        "recurrence beside FFT, explicit kernel and scipy.signal.dlsim: largest difference", worst, 1e-8
+    )
 
 
 def legs_remembers() -> Iterator[Finding]:
@@ -92,6 +143,21 @@ def layers_equal_their_recurrences() -> Iterator[Finding]:
         yield Finding.at_most(f"{type(core).__name__} beside its loop", difference, 1e-8)
 
 
+def one_recurrence_in_three_forms() -> Finding:
+    """With one decay a token, SSD, the masked matrix and the selective scan are the same."""
+    length, keys, values = 70, 8, 6
+    C, B = torch.randn(2, 1, length, keys, dtype=torch.float64)
+    x = torch.randn(1, length, values, dtype=torch.float64)
+    step = torch.rand(1, length, 1, dtype=torch.float64)
+    sums = (-2 * step[0, :, 0]).cumsum(0)
+    masked = (torch.exp(sums[:, None] - sums).tril() * (C @ B.mT)) @ (step * x)
+    ssd = gated_recurrence(C[:, :, None], B[:, :, None], (step * x)[:, :, None], -2 * step)[:, :, 0]
+    A = torch.full((values, keys), -2.0, dtype=torch.float64)
+    scan = selective_scan(x, step.expand_as(x), A, B, C, None, softplus=False)
+    worst = max(float((form - masked).abs().max()) for form in (ssd, scan))
+    return Finding.at_most("SSD and selective scan with a scalar A beside the masked matrix", worst, 1e-6)
+
+
 @torch.no_grad()
 def steps_equal_the_whole() -> Iterator[Finding]:
     """Token by token gives what the whole sequence gives, for every operator that has a step."""
@@ -112,62 +178,58 @@ def steps_equal_the_whole() -> Iterator[Finding]:
             )
 
 
-def memory_of_the_scan() -> Finding:
-    """The compiled scan keeps at most an eighth of the laid-out states' memory."""
-    length, width, states = 256, 64, 16
-    u, dt = torch.randn(2, 1, length, width)
-    B, C = torch.randn(2, 1, length, states)
-    A = -torch.arange(1.0, states + 1).repeat(width, 1)
-    given = [x.requires_grad_() for x in (u, dt, A, B, C, torch.ones(width))]
-
-    def laid_out() -> torch.Tensor:
-        d = F.softplus(given[1])
-        decays, added = torch.exp(d[..., None] * given[2]), d[..., None] * given[3][:, :, None] * u[..., None]
-        state, out = torch.zeros_like(added[:, 0]), []
-        for t in range(length):
-            state = decays[:, t] * state + added[:, t]
-            out.append((state * given[4][:, t, None]).sum(dim=-1))
-        return torch.stack(out, dim=1) + given[5] * given[0]
-
-    share = kept_bytes(lambda: selective_scan(*given)) / kept_bytes(laid_out)
-    return Finding.at_most(
-        "bytes kept by the compiled scan over those of the (B, L, D, N) form", share, 1 / 8
-    )
-
-
 @torch.no_grad()
-def short_sequences() -> Finding:
-    """At 196 tokens attention is as fast as Mamba or faster."""
-    x = torch.randn(1, 196, 192)
-    ops = {name: create_operator(name, 192).eval() for name in ("attention", "mamba")}
-    taken = seconds_of({name: partial(op, x) for name, op in ops.items()}, rounds=15)
-    return Finding.at_most(
-        "196 tokens, D = 192, forward: time of attention over Mamba's",
-        taken["attention"] / taken["mamba"],
-        1.1,
+def counts_are_torchs() -> Finding:
+    """Counted operations of attention are those of torch's own counter."""
+    op, x = create_operator("attention", 64, head_dim=16, fused=False), torch.randn(1, 50, 64)
+    with FlopCounterMode(display=False) as counter:
+        op.output(x)
+    counted, formula = counter.get_total_flops(), OPERATORS["attention"].flops(op, 50)
+    return Finding.fact(
+        "operations of attention by formula", counted == formula, expected=str(counted), measured=str(formula)
     )
 
 
-def growth() -> Iterator[Finding | Section]:
-    """Growth of time and memory from 1024 to 8192 tokens, and crossovers with attention."""
-    linear = ("mamba", "mamba2", "s4d")
-    report = measure_sequence_operators(
-        ["attention", *linear],
-        [256, 512, 1024, 2048, 4096, 8192],
-        settings={"attention": {"fused": False}},
-        passes=("forward",),
-        warm_ups=1,
-        repeats=5,
+def selective_copying() -> Iterator[Finding]:
+    """S6 copies symbols from random places among noise, which a time-invariant layer does not."""
+    with pinned_threads(1):
+        right = {name: copying_accuracy(name, SELECTIVE, steps=SELECTIVE_STEPS) for name in ("mamba", "s4d")}
+    told = f"selective copying, 64 tokens, 8 symbols of 8 kinds, width 64, 2 layers, {SELECTIVE_STEPS} steps"
+    yield Finding.at_least(f"{told}: S6", right["mamba"], 0.9)
+    yield Finding.at_least(
+        f"S6 ({right['mamba']:.3f}) above time-invariant S4D ({right['s4d']:.3f})",
+        right["mamba"] - right["s4d"],
+        0.3,
     )
-    times, memory = report.exponents(), report.exponents(of="kept_bytes")
-    for kind, found in (("time", times), ("kept memory", memory)):
-        yield Finding.at_least(
-            f"attention with its scores laid out: exponent of {kind}", found["attention"], 1.7
-        )
-        for name in linear:
-            yield Finding.close(f"{name}: exponent of {kind}", found[name], 1.025, tolerance=0.175)
-    rows = []
-    for name in linear:
-        middle, low, high = report.crossover("attention", name)
-        rows.append(f"- {name}: from {middle:.0f} tokens ({low:.0f} to {high:.0f}) faster than attention")
-    yield Section("Costs", report.table() + "\n\n" + "\n".join(rows))
+
+
+def delayed_copying() -> Iterator[Finding]:
+    """Time-invariant layers copy over a long lag, which an LSTM of equal parameters does not."""
+    parameters = sum(weight.numel() for weight in CopyingModel("s4d", DELAYED).parameters())
+    width = width_of_equal_parameters("lstm", DELAYED, parameters)
+    train = partial(copying_accuracy, task=DELAYED, steps=DELAYED_STEPS)
+    with pinned_threads(1):
+        lstm = train("lstm", dim=width)
+        for name in ("s4d", "s5"):
+            right = train(name)
+            yield Finding.at_least(
+                f"copying over a lag of {DELAYED.lag}, {DELAYED_STEPS} steps: {name} ({right:.3f}) above an "
+                f"LSTM of width {width} ({lstm:.3f})",
+                right - lstm,
+                0.2,
+            )
+            yield Finding.at_least(f"the same: {name} alone", right, 0.9)
+
+
+def context_helps_where_evidence_is_far() -> Iterator[Finding]:
+    """Longer context gains on a far symbol, and nothing on a near one."""
+    gains = {}
+    with pinned_threads(1):
+        for lag in (8, 64):
+            task = CopyingTask(lag, lag=lag)
+            # two convolutions of 7 taps see 12 tokens back
+            near, far = (copying_accuracy(name, task, steps=300) for name in ("conv", "s4d"))
+            gains[lag] = far - near
+    claim = "symbols right with the whole context (S4D) above 12 tokens of it (convolution)"
+    yield Finding.close(f"lag 8: {claim}", gains[8], 0.0, tolerance=0.05)
+    yield Finding.at_least(f"lag 64: {claim}", gains[64], 0.5)
