@@ -18,27 +18,6 @@ BLOCKS = {
 }
 
 
-def theirs(mixer, way=None):
-    """The mixer of transformers with the weights of a `MambaMixer`, or of one way of a `RoutedMamba`."""
-    from transformers import MambaConfig
-    from transformers.models.mamba.modeling_mamba import MambaMixer
-
-    way = mixer.ways[0] if way is None and isinstance(mixer, RoutedMamba) else way or mixer
-    dim, width = mixer.out_proj.weight.shape
-    config = MambaConfig(
-        hidden_size=dim,
-        state_size=way.scan.states,
-        intermediate_size=width,
-        time_step_rank=way.scan.rank,
-        use_mambapy=False,
-    )
-    copy = MambaMixer(config, 0)
-    state = {key.removeprefix("scan."): value for key, value in way.state_dict().items()}
-    state |= {f"{name}.weight": getattr(mixer, name).weight for name in ("in_proj", "out_proj")}
-    copy.load_state_dict(state)
-    return copy
-
-
 def assert_near(ours, expected):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
@@ -64,66 +43,68 @@ def test_pvm_has_a_fifth_of_the_parameters_of_a_full_width_layer() -> None:
 
 
 @torch.no_grad()
-def test_one_raster_is_the_mixer_of_transformers_and_three_ways_are_summed() -> None:
+def test_one_raster_is_the_mixer_of_transformers_and_three_ways_are_summed(their_mixer) -> None:
     x = torch.randn(2, 3, 4, 5, 12)
     tokens = x.flatten(1, 3)
     one = RoutedMamba(12, dimensions=3)
-    assert_near(one(x).flatten(1, 3), theirs(one)(tokens))
+    assert_near(one(x).flatten(1, 3), their_mixer(one)(tokens))
     three = RoutedMamba(12, routes="tri-orientated", dimensions=3)
     slices = torch.arange(60).view(3, 20).T.flatten()
-    expected = theirs(three, three.ways[0])(tokens) + theirs(three, three.ways[1])(tokens.flip(1)).flip(1)
-    expected += theirs(three, three.ways[2])(tokens[:, slices])[:, slices.argsort()]
+    expected = their_mixer(three, three.ways[0])(tokens) + their_mixer(three, three.ways[1])(
+        tokens.flip(1)
+    ).flip(1)
+    expected += their_mixer(three, three.ways[2])(tokens[:, slices])[:, slices.argsort()]
     assert_near(three(x).flatten(1, 3), expected)
 
 
 @torch.no_grad()
-def test_runs_of_a_route_begin_anew() -> None:
+def test_runs_of_a_route_begin_anew(their_mixer) -> None:
     mixer, x = RoutedMamba(8, routes="atrous"), torch.randn(1, 4, 4, 8)
     phase = x[:, 1::2, ::2].flatten(1, 2)
-    assert_near(mixer(x)[:, 1::2, ::2].flatten(1, 2), theirs(mixer)(phase))
+    assert_near(mixer(x)[:, 1::2, ::2].flatten(1, 2), their_mixer(mixer)(phase))
 
 
 @torch.no_grad()
-def test_shared_ways_are_one_mixer() -> None:
+def test_shared_ways_are_one_mixer(their_mixer) -> None:
     mixer, x = RoutedMamba(8, routes="bidirectional", shared=True, merge="mean"), torch.randn(1, 3, 3, 8)
-    copy, tokens = theirs(mixer), x.flatten(1, 2)
+    copy, tokens = their_mixer(mixer), x.flatten(1, 2)
     assert len(mixer.ways) == 1
     assert_near(mixer(x).flatten(1, 2), (copy(tokens) + copy(tokens.flip(1)).flip(1)) / 2)
 
 
 @torch.no_grad()
-def test_u_mamba_is_the_mixer_of_normalised_cells() -> None:
+def test_u_mamba_is_the_mixer_of_normalised_cells(their_mixer) -> None:
     layer, x = UMambaLayer(12), torch.randn(2, 12, 4, 5)
     tokens = F.layer_norm(x.flatten(2).mT, (12,))
-    assert_near(layer(x), theirs(layer.mixer)(tokens).mT.reshape(x.shape))
+    assert_near(layer(x), their_mixer(layer.mixer)(tokens).mT.reshape(x.shape))
 
 
 @torch.no_grad()
-def test_u_mamba_of_few_cells_takes_channels_as_tokens() -> None:
+def test_u_mamba_of_few_cells_takes_channels_as_tokens(their_mixer) -> None:
     layer, x = UMambaLayer(24, grid=(4, 4)), torch.randn(2, 24, 4, 4)
-    assert_near(layer(x).flatten(2), theirs(layer.mixer)(F.layer_norm(x.flatten(2), (16,))))
+    assert_near(layer(x).flatten(2), their_mixer(layer.mixer)(F.layer_norm(x.flatten(2), (16,))))
     assert UMambaLayer(15, grid=(4, 4)).grid is None
     with pytest.raises(ValueError, match=r"made for \(4, 4\); build the network with the size"):
         layer(torch.randn(2, 24, 4, 8))
 
 
 @torch.no_grad()
-def test_pvm_shares_a_mixer_of_a_quarter_and_its_norm() -> None:
+def test_pvm_shares_a_mixer_of_a_quarter_and_its_norm(their_mixer) -> None:
     layer, x = PVM(16, 24), torch.randn(2, 16, 4, 5)
     layer.scale.fill_(0.7)
     layer.norm.weight.uniform_(0.5, 2)
     parts = layer.norm(x.flatten(2).mT).chunk(4, dim=-1)
-    joined = torch.cat([theirs(layer.mixer)(part) + 0.7 * part for part in parts], dim=-1)
+    joined = torch.cat([their_mixer(layer.mixer)(part) + 0.7 * part for part in parts], dim=-1)
     assert_near(layer(x), layer.proj(layer.norm(joined)).mT.reshape(2, 24, 4, 5))
 
 
 @torch.no_grad()
-def test_rvm_normalises_twice_with_one_norm() -> None:
+def test_rvm_normalises_twice_with_one_norm(their_mixer) -> None:
     layer, x = RVM(16, 8), torch.randn(2, 16, 4, 5)
     layer.scale.fill_(0.7)
     layer.norm.weight.uniform_(0.5, 2)
     tokens = x.flatten(2).mT
-    expected = layer.proj(layer.norm(theirs(layer.mixer)(layer.norm(tokens)) + 0.7 * tokens))
+    expected = layer.proj(layer.norm(their_mixer(layer.mixer)(layer.norm(tokens)) + 0.7 * tokens))
     assert_near(layer(x), expected.mT.reshape(2, 8, 4, 5))
 
 
