@@ -11,7 +11,7 @@ from foveal.blocks.multi_path import MultiPath, along
 
 def test_a_reversed_convolution_is_the_flipped_one_of_the_flipped_sequence():
     conv, x = CausalConv(6), torch.randn(2, 9, 6)
-    assert torch.equal(conv.reversed(x), conv(x.flip(1)).flip(1))
+    assert torch.equal(conv.along(x, "reverse"), conv(x.flip(1)).flip(1))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 4])

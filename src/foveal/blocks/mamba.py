@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveal.blocks.multi_path import Order, in_order, out_of_order
+from foveal.blocks.multi_path import Order
 from foveal.kernels.selective_scan import selective_scan, selective_scan_step, selective_scan_with_state
+from foveal.kernels.short_convolution import short_convolution
 
 
 class MambaState(NamedTuple):
@@ -86,30 +87,12 @@ class CausalConv(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; what lies before the first token is 0."""
-        padded = F.pad(x, (0, 0, self.kernel_size[0] - 1, 0))
-        taps = self.weight[:, 0]  # (E, K)
-        length = x.shape[1]
-        # Few shifted sums of whole rows: no transposition to channels first and back.
-        out = padded[:, :length] * taps[:, 0] + cast(Tensor, self.bias)
-        for k in range(1, taps.shape[1]):
-            out = torch.addcmul(out, padded[:, k : k + length], taps[:, k])
-        return out
+        return self.along(x, "forward")
 
-    def reversed(self, x: Tensor) -> Tensor:
-        """Convolve the tokens at and after each: as if x came from its last row, without turning it over."""
-        size, length = self.kernel_size[0], x.shape[1]
-        padded = F.pad(x, (0, 0, 0, size - 1))
-        taps = self.weight[:, 0]
-        out = padded[:, size - 1 :] * taps[:, 0] + cast(Tensor, self.bias)
-        for k in range(1, size):
-            out = torch.addcmul(out, padded[:, size - 1 - k : size - 1 - k + length], taps[:, k])
-        return out
-
-    def along(self, x: Tensor, order: Order) -> Tensor:
-        """Convolve in an order of the rows; results lie where their rows lie."""
-        if isinstance(order, str):
-            return self(x) if order == "forward" else self.reversed(x)
-        return out_of_order(self(in_order(x, order)), order)
+    def along(self, x: Tensor, order: Order, *, silu: bool = False) -> Tensor:
+        """Convolve in an order of the rows, then apply the SiLU if wanted; results lie where rows lie."""
+        rows = None if order == "forward" else last_to_first(x) if isinstance(order, str) else order
+        return short_convolution(x, self.weight[:, 0], cast(Tensor, self.bias), order=rows, silu=silu)
 
 
 class MambaMixer(nn.Module):
@@ -136,7 +119,7 @@ class MambaMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of each sequence."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        return self.out_proj(self.scan(F.silu(self.conv1d(x)), z=z))
+        return self.out_proj(self.scan(self.conv1d.along(x, "forward", silu=True), z=z))
 
     def inner(self, x: Tensor, orders: Sequence[Order]) -> list[Tensor]:
         """What `out_proj` takes, (B, L, E), along each order; rows lie where those of x (B, L, D) lie."""
@@ -149,14 +132,14 @@ class MambaMixer(nn.Module):
         memory = self.conv1d.kernel_size[0] - 1
         before = x.new_zeros(len(x), x.shape[-1], memory) if state is None else state.inputs
         joined = torch.cat([before.transpose(1, 2), x], dim=1)
-        seen = F.silu(self.conv1d(joined)[:, memory:])
+        seen = self.conv1d.along(joined, "forward", silu=True)[:, memory:]
         y, scan = self.scan.continued(seen, None if state is None else state.scan, z=z)
         return self.out_proj(y), MambaState(joined[:, joined.shape[1] - memory :].transpose(1, 2), scan)
 
 
 def scan_along(conv: CausalConv, scan: SelectiveScan, x: Tensor, z: Tensor, order: Order) -> Tensor:
     """Convolution, SiLU and gated scan of x (B, L, E) in an order of its rows; results lie where they lie."""
-    seen = F.silu(conv.along(x, order))
+    seen = conv.along(x, order, silu=True)
     if isinstance(order, str):
         return scan(seen, z=z, order=None if order == "forward" else last_to_first(x))
     return scan(seen, z=z, order=order)

@@ -82,7 +82,7 @@ class Mamba2Mixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of each sequence."""
         z, mixed, steps = self._project(x)
-        y, _ = self._recur(F.silu(self.conv1d(mixed)), steps, None)
+        y, _ = self._recur(self.conv1d.along(mixed, "forward", silu=True), steps, None)
         return self.out_proj(self.norm(y, z))
 
     def continued(self, x: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
@@ -95,7 +95,7 @@ class Mamba2Mixer(nn.Module):
         memory = self.conv1d.kernel_size[0] - 1
         before = mixed.new_zeros(len(x), mixed.shape[-1], memory) if state is None else state.inputs
         joined = torch.cat([before.transpose(1, 2), mixed], dim=1)
-        seen = F.silu(self.conv1d(joined)[:, memory:])
+        seen = self.conv1d.along(joined, "forward", silu=True)[:, memory:]
         y, scan = self._recur(seen, steps, None if state is None else state.scan)
         last = joined[:, joined.shape[1] - memory :].transpose(1, 2)
         return self.out_proj(self.norm(y, z)), MambaState(last, scan)

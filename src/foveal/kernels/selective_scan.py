@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.kernels.orders import checked_order
+
 Backend = Literal["auto", "reference", "compiled", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "reference", "compiled", "triton")
 
@@ -249,7 +251,6 @@ def _check(
         "z": ((batch, length, channels), z),
         "dt_bias": ((channels,), dt_bias),
         "initial_state": ((batch, channels, states), initial_state),
-        "order": ((length,), order),
     }
     for name, (shape, value) in wanted.items():
         if value is not None and tuple(value.shape) != shape:
@@ -260,11 +261,7 @@ def _check(
         worst = float(A.detach().max())
         raise ValueError(f"A has entries up to {worst:.4g}; all must be below 0, or the state grows")
     if order is not None:
-        order = order.to(u.device, torch.int64)
-        seen = torch.zeros(length, dtype=torch.bool, device=u.device)
-        inside = bool(((order >= 0) & (order < length)).all())
-        if not inside or not bool(seen.index_fill_(0, order, True).all()):
-            raise ValueError(f"order of {length} tokens is no permutation of 0 to {length - 1}")
+        order = checked_order(order, length, u.device)
     wide = any(tensor.dtype == torch.float64 for tensor in given.values())
     kind = torch.float64 if wide else torch.float32
 
