@@ -48,6 +48,9 @@ class StateSpaceModel(Settings):
     learning: Learning = "supervised"
     encoder: str | None = Field(None, description="of create_encoder")
     network: str | None = Field(None, description="of create_network")
+    model: Literal["BagClassifier", "RegistrationModel"] | None = Field(
+        None, description="of foveal.models, around the network or in place of one"
+    )
     recipe: str | None = Field(None, description="of foveal verify")
 
     @model_validator(mode="after")
@@ -64,8 +67,8 @@ class StateSpaceModel(Settings):
 
     @property
     def buildable(self) -> str | None:
-        """What foveal builds it from: an encoder or a network; None where it does not."""
-        return self.network or self.encoder
+        """Network, encoder or model that foveal builds it as; None where it does not."""
+        return self.network or self.encoder or self.model
 
 
 @cache
@@ -138,8 +141,8 @@ _HEAD = """
 
 Models of vision whose tokens are mixed by a state space, as two surveys list them (arXiv
 [2406.03430](https://arxiv.org/abs/2406.03430), [2410.02362](https://arxiv.org/abs/2410.02362)): {models} in
-all, {built} of which foveal builds as an encoder or a network. A dash stands for what is not known, or does
-not apply. Scans are those of `foveal.blocks.scan_routes`; `place` is where the state space sits.
+all, {built} of which foveal builds as an encoder, a network or a model. A dash stands for what is not known,
+or does not apply. Scans are those of `foveal.blocks.scan_routes`; `place` is where the state space sits.
 
 ```python
 from foveal.recipes.state_space_models import catalogue
@@ -170,7 +173,11 @@ def _row(model: StateSpaceModel) -> list[str]:
     purposes: list[str] = [*model.tasks[1:], *(model.modalities or ())]
     if model.learning != "supervised":
         purposes.append(model.learning)
-    mine = [f"`{name}`" for name in dict.fromkeys((model.network, model.encoder, model.recipe)) if name]
+    mine = [
+        f"`{name}`"
+        for name in dict.fromkeys((model.network, model.encoder, model.model, model.recipe))
+        if name
+    ]
     return [
         f"[{model.name}](https://arxiv.org/abs/{model.paper})",
         told(purposes),
