@@ -59,7 +59,7 @@ def test_ultralight_vm_unet_has_its_published_size() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "millions"),
     [
-        ("segmamba", {"in_channels": 4, "outputs": 4}, 67.42),
+        ("segmamba", {"spatial_dims": 3, "in_channels": 4, "outputs": 4}, 67.42),
         ("mamba-unet", {"in_channels": 1, "outputs": 4}, 19.01),
         ("lightm-unet", {"filters": 8}, 0.38),
         ("umamba-bot", {"spatial_dims": 2}, 34.46),
@@ -116,11 +116,11 @@ def test_u_mamba_enc_has_layers_after_every_second_stage_and_the_last() -> None:
 
 
 def test_slices_follow_the_size_of_the_volume_or_are_told() -> None:
-    network = SegMamba(**TINY["segmamba"])
+    network = SegMamba(spatial_dims=3, **TINY["segmamba"])
     for size in ((8, 16, 16), (12, 8, 8)):
         assert network(torch.randn(1, 1, *size)).shape[2:] == size
     with pytest.raises(ValueError, match="nslices is 5; allowed: a divisor of the 256 tokens"):
-        SegMamba(**TINY["segmamba"], nslices=(5, 2))(torch.randn(1, 1, 8, 16, 16))
+        SegMamba(spatial_dims=3, **TINY["segmamba"], nslices=(5, 2))(torch.randn(1, 1, 8, 16, 16))
     with pytest.raises(ValueError, match="as many of each"):
         SegMamba(**TINY["segmamba"], nslices=(4,))
 

@@ -60,7 +60,7 @@ class BridgedUNet(PaddedNetwork):
         make_layer: (level, inputs, outputs) to a layer of channels-first maps, level 0 the finest.
         dims: channels of the stages, finest first; multiples of 4.
         outputs: logits of each pixel.
-        in_channels: of the images.
+        in_channels: of the images, by default 3, and 1 for volumes.
         spatial_dims: 2 or 3.
 
     Raises:
@@ -73,14 +73,14 @@ class BridgedUNet(PaddedNetwork):
         *,
         dims: Sequence[int],
         outputs: int,
-        in_channels: int,
+        in_channels: int | None,
         spatial_dims: int,
     ) -> None:
         if len(dims) < 2:
             raise ValueError(f"dims is {tuple(dims)}; allowed: channels of two stages or more")
         super().__init__(in_channels=in_channels, spatial_dims=spatial_dims, multiple=2 ** (len(dims) - 1))
         self.encoder = nn.ModuleList(
-            make_layer(level, *pair) for level, pair in enumerate(pairwise([in_channels, *dims]))
+            make_layer(level, *pair) for level, pair in enumerate(pairwise([self.in_channels, *dims]))
         )
         self.encoder_norms = nn.ModuleList(group_norm(dim, 4) for dim in dims[:-1])
         self.attention = SkipAttention(dims[:-1], dimensions=spatial_dims)
@@ -113,7 +113,7 @@ class UltraLightVMUNet(BridgedUNet):
 
     Args:
         outputs: logits of each pixel.
-        in_channels: of the images.
+        in_channels: of the images, by default 3, and 1 for volumes.
         spatial_dims: 2 or 3.
         dims: channels of the stages, finest first; the first three are convolutions, the others `PVM`.
         scan: routes of the Mamba layers, of `foveal.blocks.scan_routes`.
@@ -127,7 +127,7 @@ class UltraLightVMUNet(BridgedUNet):
         self,
         *,
         outputs: int = 1,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         spatial_dims: int = 2,
         dims: Sequence[int] = (8, 16, 24, 32, 48, 64),
         scan: str | Sequence[str] = "row",
@@ -152,7 +152,7 @@ class HighOrderVMUNet(BridgedUNet):
 
     Args:
         outputs: logits of each pixel.
-        in_channels: of the images.
+        in_channels: of the images, by default 3, and 1 for volumes.
         spatial_dims: 2 or 3.
         dims: channels of the stages, finest first; multiples of 4.
         orders: of the stages after the convolutions.
@@ -169,7 +169,7 @@ class HighOrderVMUNet(BridgedUNet):
         self,
         *,
         outputs: int = 1,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         spatial_dims: int = 2,
         dims: Sequence[int] = (8, 16, 32, 64, 128, 256),
         orders: Sequence[int] = (2, 3, 4, 5),

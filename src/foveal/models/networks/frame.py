@@ -20,7 +20,7 @@ class PaddedNetwork(nn.Module):
     a scan is, and the logits are cropped.
 
     Args:
-        in_channels: C; images of one channel are repeated for a network of three.
+        in_channels: C, see `channels_of`; images of one channel are repeated for a network of three.
         spatial_dims: 2 for images (B, C, H, W), 3 for volumes (B, C, T, H, W).
         multiple: pixels to a cell of the coarsest map, along each axis.
         image_size: the only size that the network takes, where its layers fix it.
@@ -33,13 +33,14 @@ class PaddedNetwork(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
+        in_channels: int | None,
         spatial_dims: int,
         multiple: int,
         image_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, check_dimensions(spatial_dims)
+        self.spatial_dims = check_dimensions(spatial_dims)
+        self.in_channels = channels_of(in_channels, spatial_dims)
         self.multiple = multiple
         self.image_size = None if image_size is None else tuple(image_size)
         if self.image_size is not None and (
@@ -98,6 +99,13 @@ class PaddedNetwork(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """Logits of images whose sides are multiples of `multiple`."""
         raise TypeError(f"{type(self).__name__} does not define logits(images)")
+
+
+def channels_of(in_channels: int | None, spatial_dims: int) -> int:
+    """Channels where they are given; else the 3 of photographs and the 1 of volumes."""
+    if in_channels is None:
+        return 3 if spatial_dims == 2 else 1
+    return in_channels
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class LightMUNet(PaddedNetwork):
 
     Args:
         outputs: logits of each pixel.
-        in_channels: C.
+        in_channels: C, by default 3 for images and 1 for volumes.
         spatial_dims: 2 or 3.
         filters: channels of the first stage, a multiple of 8; 8 in the code, 32 in the paper.
         blocks_down: residual blocks of the encoder's stages, finest first.
@@ -37,7 +37,7 @@ class LightMUNet(PaddedNetwork):
         self,
         *,
         outputs: int = 1,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         spatial_dims: int = 2,
         filters: int = 32,
         blocks_down: Sequence[int] = (1, 2, 2, 4),
@@ -55,7 +55,7 @@ class LightMUNet(PaddedNetwork):
         )
         axes: dict[str, Any] = {"dimensions": spatial_dims}
         options = {"routes": scan} | axes | options
-        self.stem = separable_convolution(in_channels, filters, **axes)
+        self.stem = separable_convolution(self.in_channels, filters, **axes)
         self.encoder = nn.ModuleList()
         for level, count in enumerate(blocks_down):
             dim = filters * 2**level

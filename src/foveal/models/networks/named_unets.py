@@ -61,7 +61,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "vmrnn": PATCHES | everywhere("vmrnn") | {"dims": (32, 64, 128), "stem_stride": 2},
     # MambaMorph (arXiv 2401.13934), for registration: moving and fixed volume in, displacements out.
     "mambamorph": RESIDUAL | FOUR | {"block_bot": ["conv", "mamba"]},
-    # TM-UNet: each axis of (H, W, C) in turn the features, for one size of images.
+    # TM-UNet (arXiv 2403.17701): each axis of (H, W, C) in turn the features, for one size of images.
     "tm-unet": RESIDUAL | FOUR | {"block_bot": ["conv", "triplet"], "fixed_size": True},
 }
 DIMENSIONS = {"vivim": (3,), "vmrnn": (3,), "tm-unet": (2,)}
@@ -91,9 +91,8 @@ def make_preset(
     axes = allowed[0] if spatial_dims is None else spatial_dims
     if axes not in allowed:
         raise ValueError(f"network {name!r} takes spatial_dims {' or '.join(map(str, allowed))}, not {axes}")
-    channels = (3 if axes == 2 else 1) if in_channels is None else in_channels
     chosen = dict(PRESETS[name]) | settings
-    return SSMUNet(outputs=outputs, in_channels=channels, spatial_dims=axes, **chosen)
+    return SSMUNet(outputs=outputs, in_channels=in_channels, spatial_dims=axes, **chosen)
 
 
 for _name in PRESETS:
@@ -137,9 +136,8 @@ def make_u_mamba(
     own: dict[str, Any] = {"block_enc": enc, "block_bot": ["conv", "u-mamba"], "dims": dims}
     if image_size is not None:
         own |= {"image_size": image_size, "fixed_size": True}
-    channels = (3 if spatial_dims == 2 else 1) if in_channels is None else in_channels
     return SSMUNet(
-        outputs=outputs, in_channels=channels, spatial_dims=spatial_dims, **{**RESIDUAL, **own, **settings}
+        outputs=outputs, in_channels=in_channels, spatial_dims=spatial_dims, **{**RESIDUAL, **own, **settings}
     )
 
 

@@ -18,11 +18,11 @@ from foveal.models.networks.unetr_decoder import UnetrDecoder
 
 @register_network("segmamba")
 class SegMamba(PaddedNetwork):
-    """Volumes (B, C, T, H, W) to logits (B, outputs, T, H, W), or images of two axes.
+    """Volumes (B, C, T, H, W), or images (B, C, H, W), to logits of the same size.
 
     Args:
         outputs: logits of each voxel.
-        in_channels: C.
+        in_channels: C, by default 3 for images and 1 for volumes.
         spatial_dims: 2 or 3.
         dims: channels of the stages, at strides 2, 4, 8, 16.
         depths: tri-orientated layers of each stage.
@@ -40,8 +40,8 @@ class SegMamba(PaddedNetwork):
         self,
         *,
         outputs: int = 1,
-        in_channels: int = 1,
-        spatial_dims: int = 3,
+        in_channels: int | None = None,
+        spatial_dims: int = 2,
         dims: Sequence[int] = (48, 96, 192, 384),
         depths: Sequence[int] = (2, 2, 2, 2),
         hidden: int = 768,
@@ -57,7 +57,7 @@ class SegMamba(PaddedNetwork):
             )
         super().__init__(in_channels=in_channels, spatial_dims=spatial_dims, multiple=2 ** len(dims))
         axes: dict[str, Any] = {"dimensions": spatial_dims}
-        self.downs = nn.ModuleList([convolution(in_channels, dims[0], 7, stride=2, **axes)])
+        self.downs = nn.ModuleList([convolution(self.in_channels, dims[0], 7, stride=2, **axes)])
         self.downs.extend(norm_conv(*pair, **axes) for pair in pairwise(dims))
         self.stages = nn.ModuleList(
             TriOrientatedStage(dim, depth=depth, routes=scan, nslices=count, **axes, **options)
@@ -66,7 +66,7 @@ class SegMamba(PaddedNetwork):
         self.tells = nn.ModuleList(
             nn.Sequential(instance_norm(dim, **axes), ChannelMlp(dim, **axes)) for dim in dims
         )
-        self.decoder = UnetrDecoder([in_channels, *dims], [*dims, hidden], outputs=outputs, **axes)
+        self.decoder = UnetrDecoder([self.in_channels, *dims], [*dims, hidden], outputs=outputs, **axes)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of padded volumes."""

@@ -29,7 +29,8 @@ class SSMUNet(PaddedNetwork):
 
     Args:
         outputs: logits of each pixel.
-        in_channels: C; images of one channel are repeated for a network of three.
+        in_channels: C, by default 3 for images and 1 for volumes; images of one channel are repeated for a
+            network of three.
         spatial_dims: 2 or 3.
         dims: channels of the stages, finest first; or those of the first alone, doubled from stage to stage
             up to `most_channels`, with as many stages as `image_size` has halvings to 4 cells (6 at most).
@@ -61,7 +62,7 @@ class SSMUNet(PaddedNetwork):
         self,
         *,
         outputs: int = 1,
-        in_channels: int = 3,
+        in_channels: int | None = None,
         spatial_dims: int = 2,
         dims: int | Sequence[int] = (32, 64, 128, 256),
         depths: int | Sequence[int] = 1,
@@ -126,7 +127,7 @@ class SSMUNet(PaddedNetwork):
         unused = set(block_settings or {}) - {name for names in (*encoded, *decoded) for name in names}
         if unused:
             raise ValueError(f"block_settings of {', '.join(sorted(unused))}: no such block in this network")
-        self.stem = STEMS[stem](in_channels, dims[0], stride=stem_stride, **common)
+        self.stem = STEMS[stem](self.in_channels, dims[0], stride=stem_stride, **common)
         self.encoder = nn.ModuleList(
             blocks(level, names, [next(rates) for _ in names]) for level, names in enumerate(encoded)
         )
