@@ -228,6 +228,14 @@ def test_settings_come_from_file_then_from_assignments(tmp_path: Path) -> None:
     assert settings == ToySettings(learning_rate=0.5, name="word", fit=FitSettings(steps=7))
 
 
+def test_an_assignment_into_a_table_leaves_the_rest_of_its_default() -> None:
+    vim = load_recipe("vim")
+    paper = vim.Settings().training
+    settings = make_settings(vim.Settings, assignments=["training.steps=7", "training.seed=1"])
+    assert settings.training == paper | {"steps": 7, "seed": 1}
+    assert vim.Settings().training == paper
+
+
 def test_settings_from_json(tmp_path: Path) -> None:
     config = tmp_path / "settings.json"
     config.write_text('{"learning_rate": 2}')

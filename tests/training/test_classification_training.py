@@ -117,6 +117,48 @@ def test_photographs_that_cannot_be_read_are_listed(tmp_path):
     assert (run / "skipped.csv").read_text().splitlines()[1].startswith("left/00.png,")
 
 
+def test_training_starts_from_saved_weights_or_a_checkpoint(two_classes, tmp_path):
+    data = read_labelled_images(two_classes)
+    first = Classifier(config())
+    first.save_pretrained(tmp_path / "model")
+    first.encoder.save_pretrained(tmp_path / "encoder")
+    torch.save({"state_dict": first.encoder.state_dict()}, tmp_path / "checkpoint.pth")
+    still = {"steps": 1, "batch_size": 2, "learning_rate": 1e-12, "tensorboard": False}
+    for name in ("model", "encoder", "checkpoint.pth"):
+        settings = ClassificationSettings(training=still, start_from=str(tmp_path / name))
+        trained = train_classifier(config(), data, settings, tmp_path / f"{name} run", progress=False)
+        for key, value in first.encoder.named_parameters():
+            torch.testing.assert_close(trained.model.encoder.get_parameter(key), value, msg=f"{name}: {key}")
+        assert f"weights of `{name}`" in (tmp_path / f"{name} run" / "model" / "README.md").read_text()
+
+
+def test_a_start_that_is_missing_or_does_not_fit_is_refused(two_classes, tmp_path):
+    data = read_labelled_images(two_classes)
+    settings = ClassificationSettings(training=LOOP, start_from=str(tmp_path / "nothing.pth"))
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
+        train_classifier(config(), data, settings, None, progress=False)
+    Classifier(config(channels=3)).encoder.save_pretrained(tmp_path / "other")
+    wider = config().replace(encoder_settings={"widths": [8, 24], "in_channels": 1})
+    with pytest.raises(ValueError, match="shape"):
+        train_classifier(
+            wider, data, settings.replace(start_from=str(tmp_path / "other")), None, progress=False
+        )
+
+
+@pytest.mark.parametrize("policy", ["trivial", "rand", "augmix"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_policies_change_images_of_any_colour(two_classes, policy, channels):
+    loaded = read_labelled_images(two_classes).splits["train"].load(size=16, channels=channels)
+    augmentation = ImageAugmentation(**PLAIN, brightness=0, contrast=0, policy=policy)
+    samples = LabelledSamples(loaded, size=16, channels=channels, augmentation=augmentation)
+    plain = next(samples.batches(16))
+    images = torch.stack(
+        [samples.sample(index, torch.Generator().manual_seed(index))["images"] for index in range(16)]
+    )
+    assert images.shape == plain.shape == (16, channels, 16, 16)
+    assert not torch.equal(images, plain)
+
+
 def test_as_many_classes_as_the_data_has_are_wanted(two_classes):
     data = read_labelled_images(two_classes)
     with pytest.raises(ValueError, match=r"classes are a, b, c; .*halves\.npz has 2: 0, 1"):

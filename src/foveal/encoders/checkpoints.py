@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from foveal.blocks.patches import LearnedPositions, PatchEmbed
 from foveal.encoders.base import Encoder
+from foveal.encoders.saving import WEIGHTS, open_model
 from foveal.settings import unknown_name
 
 State = dict[str, Tensor]
@@ -30,6 +31,7 @@ OWN = "foveal"  # the layout of the encoder itself
 _L = TypeVar("_L", bound=Layout)
 _LAYOUTS: dict[str, dict[str, Layout]] = {}
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module", "network", "net", "params")
+_PART = "encoder."  # of a whole model, the part that is its encoder
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _MAX_PREFIX_TOKENS = 17  # class, distillation and register tokens that a position table may begin with
 
@@ -118,15 +120,20 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str | No
 def read_checkpoint(file: str | Path) -> dict[str, Any]:
     """The contents of a .safetensors file, or of a torch file that holds tensors and plain values only.
 
-    Torch files are read with `weights_only=True`: no code in them is ever run.
+    Of a folder that foveal saved, an encoder or a model with one, they are the encoder's weights. Torch
+    files are read with `weights_only=True`: no code in them is ever run.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file cannot be read, or holds more than tensors and plain values.
     """
     file = Path(file)
+    if file.is_dir():
+        return _saved_encoder(file)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist or is no file; allowed: .safetensors or a torch file")
+        raise FileNotFoundError(
+            f"{file} does not exist; allowed: a .safetensors or torch file, or a folder of a saved model"
+        )
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
@@ -141,6 +148,12 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise ValueError(f"{file} holds a {type(contents).__name__}; a dictionary of tensors is wanted")
     return contents
+
+
+def _saved_encoder(folder: Path) -> dict[str, Any]:
+    state = load_file(open_model(folder)[0] / WEIGHTS)
+    inside = {name.removeprefix(_PART): value for name, value in state.items() if name.startswith(_PART)}
+    return dict(inside or state)
 
 
 def unwrap_state(contents: Mapping[str, Any], *, known: Sequence[str] = ()) -> State:
@@ -183,7 +196,8 @@ def load_official(
 
     Args:
         encoder: made with the settings of the checkpoint, but for image size, patch size and channels.
-        checkpoint: a file (.safetensors, or a torch file, read for tensors only), or its contents.
+        checkpoint: a file (.safetensors, or a torch file, read for tensors only), its contents, or the folder
+            of a model that foveal saved.
         layout: of the checkpoint; recognised by its keys where None.
         skip: regular expressions of official or encoder keys that need not fit, e.g. r"^decoder_".
 

@@ -12,6 +12,9 @@ from foveal.settings import Settings
 class ClassificationSettings(Settings):
     """Loss, mixing of images, augmentation and the loop's settings of a classification training."""
 
+    start_from: str | None = Field(
+        None, description="encoder's first weights: an official checkpoint, or a folder of a saved model"
+    )
     training: dict[str, Any] = Field(default_factory=dict, description="of TrainingSettings")
     augmentation: dict[str, Any] = Field(default_factory=dict, description="of ImageAugmentation")
     label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -1,5 +1,6 @@
 """Settings of a recipe from a file and from `key=value` words of the command line."""
 
+import copy
 import json
 import tomllib
 from collections.abc import Iterable
@@ -18,8 +19,9 @@ def make_settings(model: type[S], *, config: Path | None = None, assignments: It
     Args:
         model: settings class of a recipe.
         config: JSON or TOML file.
-        assignments: words such as "learning_rate=1e-3"; a dot reaches into nested settings ("fit.steps=100").
-            The value is read as JSON, else it is taken as text.
+        assignments: words such as "learning_rate=1e-3"; a dot reaches into nested settings ("fit.steps=100"),
+            whose other entries stay as the file, or else the defaults, have them. The value is read as JSON,
+            else it is taken as text.
 
     Raises:
         FileNotFoundError: `config` does not exist.
@@ -31,6 +33,8 @@ def make_settings(model: type[S], *, config: Path | None = None, assignments: It
         if not equals or not all(key.split(".")):
             raise ValueError(f"--set is {assignment!r}; allowed: KEY=VALUE, as in learning_rate=1e-3")
         *parents, last = key.split(".")
+        if parents and parents[0] not in values:
+            values[parents[0]] = _default_table(model, parents[0])
         place = values
         for parent in parents:
             place = place.setdefault(parent, {})
@@ -38,6 +42,17 @@ def make_settings(model: type[S], *, config: Path | None = None, assignments: It
                 raise ValueError(f"--set {assignment}: {parent!r} is {place!r} and has no parts to set")
         place[last] = _value(text)
     return model.model_validate(values)
+
+
+def _default_table(model: "type[BaseModel]", name: str) -> Any:
+    """A copy of the default of nested settings; an empty table where there is none to change."""
+    from pydantic import BaseModel
+
+    field = model.model_fields.get(name)
+    value = None if field is None or field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_unset=True)
+    return {} if value is None else copy.deepcopy(value)
 
 
 def read_config(path: Path) -> dict[str, Any]:

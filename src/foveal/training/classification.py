@@ -73,7 +73,8 @@ def train_classifier(
 
     Raises:
         ValueError: `config` has other classes than the data or channels that images do not have, or no image
-            of a split can be read.
+            of a split can be read; `start_from` does not fit the encoder.
+        FileNotFoundError: there is no `start_from`.
     """
     if len(config.classes) != len(data.classes):
         raise ValueError(
@@ -108,6 +109,8 @@ def train_classifier(
     )
     torch.manual_seed(training.seed)
     model = Classifier(config)
+    if settings.start_from is not None:
+        model.load_official(settings.start_from)
     objective = ClassificationObjective(model, label_smoothing=settings.label_smoothing, several=data.several)
 
     def evaluate(module: nn.Module) -> dict[str, float]:
@@ -211,6 +214,9 @@ def _card(
         f"| {split} | {result.images[split]} | " + " | ".join(map(_cell, figures)) + " |"
         for split, figures in result.scores.items()
     ]
+    start = "random weights unless the encoder's settings say otherwise"
+    if settings.start_from is not None:
+        start = f"an encoder with the weights of `{Path(settings.start_from).name}`"
     told = json.dumps(settings.model_dump(mode="json"), indent=2)
     return "\n".join(
         [
@@ -247,7 +253,7 @@ def _card(
             *rows,
             "",
             "## How it was made",
-            "Trained from random weights unless the encoder's settings say otherwise, on "
+            f"Trained from {start}, on "
             f"{result.images['train']} images of `{data.source.name}`; {len(result.skipped)} images could "
             f"not be read. {training.steps} steps of {training.batch_size} images, seed {training.seed}.",
             "",

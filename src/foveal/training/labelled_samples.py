@@ -28,8 +28,8 @@ class ImageAugmentation(Settings):
     brightness: float = Field(0.15, ge=0, description="largest relative change")
     contrast: float = Field(0.15, ge=0, description="largest relative change")
     saturation: float = Field(0.0, ge=0, description="largest relative change; of colour images")
-    policy: Literal["none", "trivial", "rand"] = Field(
-        "none", description="TrivialAugment (ICCV 2021) or RandAugment (2020) besides"
+    policy: Literal["none", "trivial", "rand", "augmix"] = Field(
+        "none", description="TrivialAugment (ICCV 2021), RandAugment (2020) or AugMix (ICLR 2020) besides"
     )
     erase: float = Field(0.0, ge=0, le=1, description="probability of an erased rectangle")
 
@@ -141,10 +141,17 @@ def mixed_batches(
     return collate
 
 
+_POLICIES: dict[str, Callable[[], Any]] = {
+    "trivial": v2.TrivialAugmentWide,
+    "rand": v2.RandAugment,
+    "augmix": v2.AugMix,
+}
+
+
 def _transforms(settings: ImageAugmentation, size: int, channels: int) -> Callable[[Tensor], Tensor]:
     steps: list[Any] = []
     if settings.policy != "none":
-        steps.append(v2.TrivialAugmentWide() if settings.policy == "trivial" else v2.RandAugment())
+        steps.append(_POLICIES[settings.policy]())
     if settings.rotation:
         steps.append(v2.RandomRotation(settings.rotation, interpolation=v2.InterpolationMode.BILINEAR))
     if settings.crop < 1:
