@@ -31,6 +31,7 @@ class ImageAugmentation(Settings):
     policy: Literal["none", "trivial", "rand", "augmix"] = Field(
         "none", description="TrivialAugment (ICCV 2021), RandAugment (2020) or AugMix (ICLR 2020) besides"
     )
+    augmix_alpha: float = Field(1.0, gt=0, description="of AugMix's Beta and Dirichlet distributions")
     erase: float = Field(0.0, ge=0, le=1, description="probability of an erased rectangle")
 
 
@@ -141,7 +142,7 @@ def mixed_batches(
     return collate
 
 
-_POLICIES: dict[str, Callable[[], Any]] = {
+_POLICIES: dict[str, Callable[..., Any]] = {
     "trivial": v2.TrivialAugmentWide,
     "rand": v2.RandAugment,
     "augmix": v2.AugMix,
@@ -151,7 +152,8 @@ _POLICIES: dict[str, Callable[[], Any]] = {
 def _transforms(settings: ImageAugmentation, size: int, channels: int) -> Callable[[Tensor], Tensor]:
     steps: list[Any] = []
     if settings.policy != "none":
-        steps.append(_POLICIES[settings.policy]())
+        options = {"alpha": settings.augmix_alpha} if settings.policy == "augmix" else {}
+        steps.append(_POLICIES[settings.policy](**options))
     if settings.rotation:
         steps.append(v2.RandomRotation(settings.rotation, interpolation=v2.InterpolationMode.BILINEAR))
     if settings.crop < 1:
