@@ -97,8 +97,8 @@ class MedViTV2(EncoderRecipe[MedViTV2Settings]):
         "which layout=released repeats for its weights; names of those weights load. How the paper assigns "
         "dilations is not told: 1 everywhere as released, or the widest in every second local block. "
         "Checkpoints are chosen on the validation split, several findings are answered by sigmoids, a tail "
-        "of tokens is averaged, and the two feed-forward layers take any shape. AugMix comes before the crop. "
-        "Not trained on MedMNIST at 224 px here.",
+        "of tokens is averaged, and the two feed-forward layers take any shape. AugMix comes before "
+        "the crop. Not trained on MedMNIST at 224 px here.",
         built_from=(
             "blocks.neighbourhood_attention",
             "blocks.kan",
