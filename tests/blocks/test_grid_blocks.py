@@ -5,12 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from foveal.blocks.direction_aware import DirectionAwareMamba, directions_of
 from foveal.blocks.graph_adapter import GraphThenSequence
 from foveal.blocks.grid_blocks import GRID_BLOCKS, create_grid_block, list_grid_blocks
 from foveal.blocks.high_order_scan import HighOrderScan
 from foveal.blocks.mamba import MambaMixer
 from foveal.blocks.recurrent_scan import FrameState, RecurrentScan, ScanLSTMCell
-from foveal.blocks.scan_routes import list_scans
+from foveal.blocks.routed_mamba import RoutedMamba
+from foveal.blocks.scan_routes import list_scans, routes_of
 
 
 def assert_near(ours, expected):
@@ -106,6 +108,62 @@ def test_any_graph_network_goes_before_a_mixer(their_mixer) -> None:
     assert_near(layer(nodes, edges), told + their_mixer(mixer)(F.layer_norm(told, (8,))))
     with pytest.raises(ValueError, match="the graph network made"):
         GraphThenSequence(8, lambda nodes, edges: nodes[:, :2], nn.Identity())(nodes, edges)
+
+
+def test_one_route_can_be_walked_in_turn() -> None:
+    block = create_grid_block("mamba", 4, scan="zigzag", turn=9)
+    mixer, x = block.layer.mixer, torch.randn(1, 3, 4, 4)
+    assert mixer.numbers == (1,)
+    alone = RoutedMamba(4, routes="zigzag", numbers=(1, 3))
+    alone.ways[0].load_state_dict(mixer.ways[0].state_dict())
+    assert len(alone.ways) == 2
+    order = routes_of("zigzag", 3, 4).order[1]
+    first, last = order[0], order[-1]
+    changed = x.flatten(1, 2).clone()
+    changed[:, last] += 1
+    difference = (mixer(changed.view(x.shape)) - mixer(x)).flatten(1, 2).abs().sum(-1)[0]
+    assert difference[first] == 0
+    assert difference[last] > 0
+    with pytest.raises(ValueError, match=r"block 'ss2d' cannot walk one route .* allowed: .*mamba"):
+        create_grid_block("ss2d", 4, turn=0)
+    with pytest.raises(ValueError, match=r"numbers is \(8,\); allowed: one or more of 0 to 7"):
+        RoutedMamba(4, routes="zigzag", numbers=(8,))
+
+
+def test_routes_are_searched_by_their_weights() -> None:
+    torch.manual_seed(0)
+    mixer = RoutedMamba(4, routes=("row", "col", "row_r", "col_r"), merge="search")
+    x = torch.randn(8, 4, 4, 4)
+    optimizer = torch.optim.Adam(mixer.parameters(), lr=0.03)
+    for _ in range(80):  # the sum of all cells that come later in raster order
+        target = x.flatten(1, 2).flip(1).cumsum(1).flip(1).view(x.shape)
+        loss = (mixer(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert mixer.best_routes(1) == (2,)
+    assert len(mixer.best_routes(2)) == 2
+    with pytest.raises(ValueError, match="merge='search'"):
+        RoutedMamba(4).best_routes(1)
+
+
+@torch.no_grad()
+def test_directions_of_steps_are_told_to_continuous_scans() -> None:
+    found = directions_of(routes_of("C", 2, 3))
+    assert found[0].view(2, 3).tolist() == [[0, 3, 3], [4, 4, 1]]  # right, right, down, left, left
+    mixer, x = DirectionAwareMamba(8, routes="snake"), torch.randn(1, 2, 3, 8)
+    before = mixer(x)
+    mixer.scan.directions[1] += 1  # of the one step down
+    changed = (mixer(x) - before).abs().sum(-1)[0] > 0
+    assert changed.tolist() == [[False] * 3, [True] * 3]
+    mixer.scan.directions.zero_()
+    u, z = mixer.in_proj(x).chunk(2, dim=-1)
+    u = F.silu(mixer.conv(u.movedim(-1, 1))).movedim(1, -1).flatten(1, 2)
+    order = routes_of("snake", 2, 3).order[0]
+    plain = mixer.scan(u[:, order], z=z.flatten(1, 2)[:, order])[:, order.argsort()]
+    assert_near(mixer(x), mixer.out_proj(plain).view(x.shape))
+    with pytest.raises(ValueError, match="step to a cell that is no neighbour"):
+        DirectionAwareMamba(8, routes="row")(x)
 
 
 def test_unknown_blocks_and_grids_that_do_not_suit_are_refused() -> None:

@@ -105,6 +105,14 @@ def test_one_scan_is_told_to_all_blocks() -> None:
     assert routes == {"snake"}
 
 
+def test_routes_take_turns_from_block_to_block() -> None:
+    network = SSMUNet(block_enc="mamba", block_dec="pvm", scan="zigzag", turns=True, depths=3, **SMALL)
+    walked = [module.numbers for module in network.modules() if hasattr(module, "numbers")]
+    assert walked == [(k % 8,) for k in range(15)]
+    with pytest.raises(ValueError, match="cannot walk one route"):
+        SSMUNet(block_bot="ss2d", turns=True, **SMALL)
+
+
 def test_volumes_larger_than_patches_slide_through_a_window() -> None:
     from monai.inferers import sliding_window_inference
 

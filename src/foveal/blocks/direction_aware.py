@@ -1,59 +1,65 @@
-"""Scans that know their direction, and routes found by search: PlainMamba and LocalMamba.
-
-arXiv 2403.17695 and 2403.09338.
-"""
+"""Continuous scans that know the direction of each step (PlainMamba, arXiv 2403.17695)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.blocks.mamba import SelectiveScan
-from foveal.blocks.scan_routes import Routes, routes_of
-from foveal.blocks.ss2d import SS2D, check_channels_last, depthwise, over_grid, positive, scan_route
+from foveal.blocks.scan_routes import Routes, routes_of, steps
+from foveal.blocks.ss2d import check_channels_last, depthwise, over_grid, positive
 from foveal.kernels.selective_scan import selective_scan
 
 
 class DirectionAwareScan(SelectiveScan):
-    """A selective scan whose input weights B depend on the direction of the step to a token, too.
-
-    A vector of N learnt for each direction is added to B; all begin at 0, as a plain scan.
+    """A scan to whose input weights B a learned vector is added, one a direction of the step to a cell.
 
     Args:
         width: channels E.
         states: N of each channel.
         rank: of the steps.
-        dimensions: axes of the grid; two directions an axis, and one more for jumps.
+        directions: how many there are, that of the first cell too.
     """
 
-    def __init__(self, width: int, *, states: int = 16, rank: int, dimensions: int = 2) -> None:
+    def __init__(self, width: int, *, states: int, rank: int, directions: int) -> None:
         super().__init__(width, states=states, rank=rank)
-        self.directions = nn.Parameter(torch.zeros(1 + 2 * dimensions, states))
+        self.directions = nn.Parameter(nn.init.trunc_normal_(torch.empty(directions, states), std=0.02))
 
-    def forward_along(self, x: Tensor, routes: Routes, k: int) -> Tensor:
-        """Scan x (B, L, E) along the k-th route; rows of the result lie where theirs lie."""
-        u, dt, A, B, C, D = self._weights(x)
-        B = B + self.directions[routes.arrivals[k].to(x.device)]
-        return selective_scan(u, dt, A, B, C, D, dt_bias=self.dt_proj.bias, order=routes.order[k])
+    def forward(
+        self, x: Tensor, *, z: Tensor | None = None, order: Tensor | None = None, moves: Tensor | None = None
+    ) -> Tensor:
+        """Scan rows of x (B, L, E); `moves` (L,) tells how each is reached, without it nothing is added."""
+        if moves is None:
+            return super().forward(x, z=z, order=order)
+        x, dt, A, B, C, D = self._weights(x)
+        return selective_scan(
+            x, dt, A, B + self.directions[moves], C, D, z=z, dt_bias=self.dt_proj.bias, order=order
+        )
 
 
-class DirectionAwareMixer(nn.Module):
-    """PlainMamba's mixer: (B, *grid, D) to the same; one scan walks all snakes, and knows where each goes.
+class DirectionAwareMamba(nn.Module):
+    """Mix the cells of a grid by continuous scans: (B, *grid, D) to the same.
+
+    Projection in, depthwise convolution, one scan along all routes, gated, summed and projected out. That the
+    routes share the scan is unconfirmed.
 
     Args:
         dim: D.
-        routes: a scan of `foveal.blocks.scan_routes`, or several, that never begin anew.
-        route_options: of the scan.
-        dimensions: axes of the grid, 2 or 3.
+        routes: a scan of `foveal.blocks.scan_routes` each of whose steps is to a neighbour, such as "C" or
+            "hilbert".
+        dimensions: axes of the grid.
         states: N of each channel.
         expand: inner width E over D.
         rank: of the steps; ceil(D / 16) by default.
-        kernel_size: of the depthwise convolution, odd.
+        kernel_size: of the convolution, odd.
+
+    Raises:
+        ValueError: an option outside what is allowed.
     """
 
     def __init__(
@@ -61,7 +67,6 @@ class DirectionAwareMixer(nn.Module):
         dim: int,
         *,
         routes: str | Sequence[str] = "C",
-        route_options: Mapping[str, Any] | None = None,
         dimensions: int = 2,
         states: int = 16,
         expand: float = 2,
@@ -69,13 +74,15 @@ class DirectionAwareMixer(nn.Module):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        self.dim, self.dimensions = dim, dimensions
-        self.routes, self.route_options = routes, dict(route_options or {})
         width = int(expand * dim)
+        self.dim, self.dimensions, self.routes = dim, dimensions, routes
         self.in_proj = nn.Linear(dim, 2 * width, bias=False)
         self.conv = depthwise(width, kernel_size=kernel_size, dimensions=dimensions)
         self.scan = DirectionAwareScan(
-            width, states=positive(states), rank=rank or math.ceil(dim / 16), dimensions=dimensions
+            width,
+            states=positive(states),
+            rank=rank or math.ceil(dim / 16),
+            directions=2 * dimensions + 1,
         )
         self.out_proj = nn.Linear(width, dim, bias=False)
 
@@ -83,68 +90,39 @@ class DirectionAwareMixer(nn.Module):
         """Mix a channels-last map.
 
         Raises:
-            ValueError: channels that are not last, a grid that the scan does not fit, or routes with runs.
+            ValueError: channels that are not last, or a scan with a step to a cell that is no neighbour.
         """
         check_channels_last(x, self.dim, dimensions=self.dimensions)
-        routes = routes_of(self.routes, *x.shape[1:-1], **self.route_options)
-        if any(len(runs) > 1 for runs in routes.runs):
-            raise ValueError(f"routes {self.routes!r} begin anew on the way; allowed: those of one run each")
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        tokens = F.silu(over_grid(self.conv, x)).flatten(1, -2).contiguous()
-        y = self.scan.forward_along(tokens, routes, 0)
-        for k in range(1, len(routes.order)):
-            y = y + self.scan.forward_along(tokens, routes, k)
-        return self.out_proj(y.view(z.shape) * F.silu(z))
+        routes = routes_of(self.routes, *x.shape[1:-1])
+        moves = _moves(self.routes if isinstance(self.routes, str) else tuple(self.routes), routes.grid)
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, z = F.silu(over_grid(self.conv, u)).flatten(1, -2), z.flatten(1, -2)
+        y = torch.zeros_like(u)
+        for order, move in zip(routes.order, moves, strict=True):
+            y = y + self.scan(u, z=z, order=order, moves=move.to(x.device))
+        return self.out_proj(y).view(x.shape)
 
 
-class SearchedSS2D(SS2D):
-    """SS2D over more routes than it will keep, each weighted by a softmax of learnt scores.
+@lru_cache(maxsize=256)
+def _moves(name: str | tuple[str, ...], grid: tuple[int, ...]) -> Tensor:
+    return directions_of(routes_of(name, *grid))
 
-    Train, then call `prune`: the routes of the largest weights stay, and their results are summed as in
-    `SS2D`. LocalMamba searches each layer so, and keeps four.
 
-    Args:
-        dim: D.
-        routes: candidates, scans of `foveal.blocks.scan_routes`.
-        **options: of `SS2D`.
+def directions_of(routes: Routes) -> Tensor:
+    """How each route comes to each cell, (K, L): 0 to its first; along axis a 1 + 2 a forward, 2 + 2 a back.
+
+    Raises:
+        ValueError: a step to a cell that is no neighbour.
     """
-
-    kept: Tensor
-
-    def __init__(
-        self, dim: int, *, routes: str | Sequence[str] = ("cross", "window"), **options: Any
-    ) -> None:
-        super().__init__(dim, routes=routes, **options)
-        self.scores: nn.Parameter | None = nn.Parameter(torch.zeros(len(self.scans)))
-        self.register_buffer("kept", torch.arange(len(self.scans)))
-
-    def scan(self, x: Tensor) -> Tensor:
-        """The scans, weighted while searching, else merged as those of `SS2D`."""
-        routes = routes_of(self.routes, *x.shape[1:-1], **self.route_options)
-        tokens = x.flatten(1, -2).contiguous()
-        # As many times the mean as there are routes, so that a search begins as the sum that it ends in.
-        weights = None if self.scores is None else self.scores.softmax(0) * len(self.scores)
-        y = tokens.new_zeros(())
-        for place, k in enumerate(cast(list[int], self.kept.tolist())):
-            found = scan_route(self.scans[place], tokens, routes, k)
-            y = y + (found if weights is None else found * weights[place])
-        return (y / len(self.scans) if self.merge == "mean" else y).view(x.shape)
-
-    @torch.no_grad()
-    def prune(self, keep: int = 4) -> list[int]:
-        """Keep the routes of the largest weights, in their order, and end the search.
-
-        Returns:
-            Their numbers among the candidates.
-
-        Raises:
-            ValueError: the search has ended already, or `keep` is not from 1 to the number of candidates.
-        """
-        if self.scores is None:
-            raise ValueError(f"the search has ended, with routes {self.kept.tolist()}")
-        if not 1 <= keep <= len(self.scans):
-            raise ValueError(f"keep is {keep}; allowed: 1 to {len(self.scans)}")
-        best = sorted(self.scores.topk(keep).indices.tolist())
-        self.scans = nn.ModuleList(self.scans[k] for k in best)
-        self.kept, self.scores = self.kept[best], None
-        return best
+    found = torch.zeros_like(routes.order)
+    for k, order in enumerate(routes.order):
+        moves = steps(order, routes.grid)
+        if len(moves) and int(moves.abs().sum(dim=-1).max()) > 1:
+            raise ValueError(
+                "a route with a step to a cell that is no neighbour; allowed: continuous scans, such as 'C', "
+                "'snake' or 'zigzag'"
+            )
+        axis = moves.abs().argmax(dim=-1)
+        back = moves.gather(1, axis[:, None])[:, 0] < 0
+        found[k, order[1:]] = 1 + 2 * axis + back.long()
+    return found

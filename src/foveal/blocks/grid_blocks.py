@@ -22,11 +22,13 @@ from foveal.blocks.branched_scans import (
     SSConvSSM,
     TripletMamba,
 )
+from foveal.blocks.direction_aware import DirectionAwareMamba
 from foveal.blocks.grid_layers import ResidualConv, check_dimensions
 from foveal.blocks.high_order_scan import HighOrderScan
 from foveal.blocks.multi_head_scan import GatedMultiHeadScan
 from foveal.blocks.recurrent_scan import RecurrentScan
 from foveal.blocks.routed_mamba import ChannelsFirst, RoutedMamba
+from foveal.blocks.scan_routes import count_routes
 from foveal.blocks.ss2d import SS2D, ScanBlock
 from foveal.blocks.tri_orientated import GatedSpatialConv, tri_orientated_mamba
 from foveal.blocks.vision_mamba_layers import PVM, ResidualRVM, ScaledConvBlock, UMambaLayer
@@ -75,6 +77,7 @@ class GridBlockKind:
         meaning: one line.
         routes: the scan that it has where none is asked for; None for a block that scans nothing.
         drops: whether it has a branch that can be dropped.
+        turns: whether it can walk one route alone of its scan.
         wants_grid: whether it can be told the cells of its map.
         dimensions: axes of the grids that it takes.
     """
@@ -83,6 +86,7 @@ class GridBlockKind:
     meaning: str
     routes: str | Sequence[str] | None = None
     drops: bool = True
+    turns: bool = False
     wants_grid: bool = False
     dimensions: tuple[int, ...] = (2, 3)
 
@@ -118,6 +122,11 @@ def _triplet(dim: int, *, dimensions: int, **options: Any) -> nn.Module:
     return TripletMamba(dim, **options)
 
 
+def _direction_aware(dim: int, *, drop_path: float, dimensions: int, **options: Any) -> nn.Module:
+    mixer = DirectionAwareMamba(dim, dimensions=dimensions, **options)
+    return ChannelsFirst(ScanBlock(dim, mixer, drop_path=drop_path, eps=1e-5))
+
+
 def _attention(
     dim: int, *, drop_path: float, dimensions: int, mlp_ratio: float = 4, **options: Any
 ) -> nn.Module:
@@ -141,34 +150,45 @@ GRID_BLOCKS: dict[str, GridBlockKind] = {
     "attention": GridBlockKind(make=_attention, meaning="attention of all cells, feed-forward"),
     "conv": GridBlockKind(make=_conv, meaning="two convolutions beside a shortcut (nnU-Net)", drops=False),
     "conv-beside-scan": GridBlockKind(
-        make=ConvBesideScan, meaning="convolutions and a scan in parallel", routes="bidirectional"
+        make=ConvBesideScan, meaning="convolutions and a scan in parallel", turns=True, routes="bidirectional"
     ),
     "conv-then-scan": GridBlockKind(
-        make=_conv_then_scan, meaning="convolutions, then a scan", routes="bidirectional"
+        make=_conv_then_scan, meaning="convolutions, then a scan", turns=True, routes="bidirectional"
+    ),
+    "direction-aware": GridBlockKind(
+        make=_direction_aware, meaning="continuous scans that know their steps (PlainMamba)", routes="C"
     ),
     "gsc": GridBlockKind(make=GatedSpatialConv, meaning="SegMamba's gated convolution", drops=False),
     "high-order": GridBlockKind(make=_high_order, meaning="H-vmunet's products of scans", routes="cross"),
     "lightm-conv": GridBlockKind(
         make=ScaledConvBlock, meaning="separable convolution of LightM-UNet's decoder", drops=False
     ),
-    "mamba": GridBlockKind(make=_mamba, meaning="x + Mamba(LN(x)) along any scan", routes="bidirectional"),
+    "mamba": GridBlockKind(
+        make=_mamba, meaning="x + Mamba(LN(x)) along any scan", turns=True, routes="bidirectional"
+    ),
     "mhs": GridBlockKind(make=_mhs, meaning="gated multi-head scans (MHS-VM)", dimensions=(2,)),
     "omnidirectional": GridBlockKind(
         make=OmnidirectionalMamba, meaning="cells and channels scanned (VmambaIR)", routes="cross"
     ),
     "p-mamba": GridBlockKind(
-        make=DiffusedMamba, meaning="diffusion beside a scan (P-Mamba)", routes="bidirectional"
+        make=DiffusedMamba, meaning="diffusion beside a scan (P-Mamba)", turns=True, routes="bidirectional"
     ),
     "pixel-patch": GridBlockKind(
         make=PixelPatchMamba, meaning="scans within windows and of windows (LKM-UNet)"
     ),
-    "pvm": GridBlockKind(make=PVM, meaning="quarters through one Mamba", routes="row", drops=False),
-    "rvm": GridBlockKind(make=ResidualRVM, meaning="LightM-UNet's residual block", routes="row", drops=False),
-    "siamese": GridBlockKind(make=SiameseMamba, meaning="convolution and a shared scan", routes="axes"),
+    "pvm": GridBlockKind(
+        make=PVM, meaning="quarters through one Mamba", turns=True, routes="row", drops=False
+    ),
+    "rvm": GridBlockKind(
+        make=ResidualRVM, meaning="LightM-UNet's residual block", turns=True, routes="row", drops=False
+    ),
+    "siamese": GridBlockKind(
+        make=SiameseMamba, meaning="convolution and a shared scan", turns=True, routes="axes"
+    ),
     "ss-conv-ssm": GridBlockKind(make=_ss_conv_ssm, meaning="MedMamba's two halves", routes="cross"),
     "ss2d": GridBlockKind(make=_ss2d, meaning="VMamba's first block (VSS)", routes="cross"),
     "tri-orientated": GridBlockKind(
-        make=tri_orientated_mamba, meaning="SegMamba's layer", routes="tri-orientated"
+        make=tri_orientated_mamba, meaning="SegMamba's layer", turns=True, routes="tri-orientated"
     ),
     "triplet": GridBlockKind(
         make=_triplet,
@@ -199,6 +219,7 @@ def create_grid_block(
     scan: str | Sequence[str] | None = None,
     drop_path: float = 0.0,
     grid: Sequence[int] | None = None,
+    turn: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """A block of channels-first maps (B, dim, *grid).
@@ -210,6 +231,7 @@ def create_grid_block(
         scan: of `foveal.blocks.scan_routes`, in place of the block's own; blocks without one leave it.
         drop_path: chance to drop a branch; blocks without one leave it.
         grid: cells along each axis, for the blocks whose layers depend on them.
+        turn: walk this route alone of the scan, counted beyond its last one from the first again.
         **options: of the block.
 
     Raises:
@@ -227,6 +249,12 @@ def create_grid_block(
         )
     if kind.routes is not None:
         options["routes"] = kind.routes if scan is None else scan
+    if turn is not None and kind.routes is not None:
+        if not kind.turns:
+            able = ", ".join(sorted(name for name, kind in GRID_BLOCKS.items() if kind.turns))
+            raise ValueError(f"block {name!r} cannot walk one route of its scan; allowed: {able}")
+        count = count_routes(options["routes"], dimensions=dimensions, **options.get("route_options", {}))
+        options["numbers"] = (turn % count,)
     if kind.drops:
         options["drop_path"] = drop_path
     if kind.wants_grid:

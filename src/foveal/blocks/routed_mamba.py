@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 import torch
@@ -57,6 +59,8 @@ class RoutedMamba(nn.Module):
 
     Each route has a causal convolution and a scan, by default of its own. Along one raster ("row") it is
     `MambaMixer`; along "tri-orientated", summed, SegMamba's mixer; along "bidirectional", as a mean, Vim's.
+    With `merge="search"` routes are weighted by a softmax of learned numbers, for LocalMamba's search of
+    routes layer by layer: train, ask `best_routes`, and build anew with these `numbers`.
 
     Args:
         dim: D.
@@ -67,8 +71,10 @@ class RoutedMamba(nn.Module):
         kernel_size: of the causal convolutions.
         expand: inner width E over D.
         rank: of the steps; ceil(D / 16) by default.
-        merge: "sum" or "mean" of the routes, before the projection out.
+        merge: "sum" or "mean" of the routes, before the projection out, or "search".
         shared: one convolution and one scan for all routes.
+        numbers: which routes of the scan are walked; all by default. One a layer in turn, of "zigzag", is
+            ZigMa's way.
 
     Raises:
         ValueError: an option outside what is allowed, or a scan that is not known.
@@ -85,21 +91,26 @@ class RoutedMamba(nn.Module):
         kernel_size: int = 4,
         expand: float = 2,
         rank: int | None = None,
-        merge: Literal["sum", "mean"] = "sum",
+        merge: Literal["sum", "mean", "search"] = "sum",
         shared: bool = False,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if merge not in ("sum", "mean"):
-            raise ValueError(unknown_name("merge", merge, ("sum", "mean")))
+        if merge not in ("sum", "mean", "search"):
+            raise ValueError(unknown_name("merge", merge, ("sum", "mean", "search")))
         self.dim, self.dimensions, self.merge = dim, dimensions, merge
         self.routes, self.route_options = routes, dict(route_options or {})
         width, rank = int(expand * dim), rank or math.ceil(dim / 16)
-        self.count = count_routes(routes, dimensions=dimensions, **self.route_options)
+        count = count_routes(routes, dimensions=dimensions, **self.route_options)
+        self.numbers = tuple(range(count) if numbers is None else numbers)
+        if not self.numbers or not 0 <= min(self.numbers) <= max(self.numbers) < count:
+            raise ValueError(f"numbers is {self.numbers}; allowed: one or more of 0 to {count - 1}")
         self.in_proj = nn.Linear(dim, 2 * width, bias=False)
         self.ways = nn.ModuleList(
             Way(width, states=positive(states), kernel_size=kernel_size, rank=rank)
-            for _ in range(1 if shared else self.count)
+            for _ in range(1 if shared else len(self.numbers))
         )
+        self.logits = nn.Parameter(torch.zeros(len(self.numbers))) if merge == "search" else None
         self.out_proj = nn.Linear(width, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +122,26 @@ class RoutedMamba(nn.Module):
         check_channels_last(x, self.dim, dimensions=self.dimensions)
         routes = routes_of(self.routes, *x.shape[1:-1], **self.route_options)
         xz = self.in_proj(x.flatten(1, -2))
-        y = scan_route(self.ways[0], xz, routes, 0)
-        for k in range(1, self.count):
-            y = y + scan_route(self.ways[k % len(self.ways)], xz, routes, k)
-        return self.out_proj(y / self.count if self.merge == "mean" else y).view(x.shape)
+        shares = None if self.logits is None else self.logits.softmax(dim=0)
+        scanned = []
+        for k, number in enumerate(self.numbers):
+            y = scan_route(self.ways[k % len(self.ways)], xz, routes, number)
+            scanned.append(y if shares is None else y * shares[k])
+        y = reduce(add, scanned)
+        if self.merge == "mean":
+            y = y / len(self.numbers)
+        return self.out_proj(y).view(x.shape)
+
+    def best_routes(self, count: int) -> tuple[int, ...]:
+        """Numbers of the `count` routes of the largest weights, in their order.
+
+        Raises:
+            ValueError: routes that are not searched, or more than there are.
+        """
+        if self.logits is None or not 1 <= count <= len(self.numbers):
+            raise ValueError(
+                f"{count} routes of {len(self.numbers)} with merge={self.merge!r}; allowed: as many as there "
+                "are, with merge='search'"
+            )
+        found = self.logits.detach().topk(count).indices.tolist()
+        return tuple(sorted(self.numbers[k] for k in found))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 from torch import Tensor, nn
 
-from foveal.blocks.grid_blocks import create_grid_block
+from foveal.blocks.grid_blocks import GRID_BLOCKS, create_grid_block
 from foveal.blocks.grid_layers import ResidualConv, convolution
 from foveal.models.networks.base import register_network
 from foveal.models.networks.frame import PaddedNetwork, count_stages, crop, pad_to_multiple, single_cells_told
@@ -42,6 +42,9 @@ class SSMUNet(PaddedNetwork):
         block_dec: of the decoder, as `block_enc`.
         block_settings: options of blocks by their name, e.g. {"mamba": {"states": 8}}.
         scan: of `foveal.blocks.scan_routes`, for all blocks that scan, in place of their own.
+        turns: each scanning block walks one route alone, the next block the next one, as ZigMa does along
+            "zigzag"; blocks are counted from the finest to the bottleneck, then in the decoder from the
+            finest again.
         stem: "conv", "residual" or "patch".
         stem_stride: pixels to a cell of the first stage, a power of 2.
         down: "conv", "residual", "max-pool", "merge" or "norm-conv".
@@ -72,6 +75,7 @@ class SSMUNet(PaddedNetwork):
         block_dec: str | Sequence[Stage] = "conv",
         block_settings: Mapping[str, Mapping[str, Any]] | None = None,
         scan: str | Sequence[str] | None = None,
+        turns: bool = False,
         stem: str = "conv",
         stem_stride: int = 1,
         down: str = "conv",
@@ -109,6 +113,7 @@ class SSMUNet(PaddedNetwork):
         decoded = _stages("block_dec", block_dec, shallower)
         rates = iter(np.linspace(0, drop_path, sum(map(len, encoded))).tolist())
         common: dict[str, Any] = {"dimensions": spatial_dims}
+        number = count()
 
         def blocks(level: int, names: Sequence[str], drops: Sequence[float]) -> nn.Sequential:
             grid = None
@@ -117,11 +122,10 @@ class SSMUNet(PaddedNetwork):
             made = []
             for name, rate in zip(names, drops, strict=True):
                 own = dict((block_settings or {}).get(name, {}))
-                made.append(
-                    create_grid_block(
-                        name, dims[level], scan=scan, drop_path=rate, grid=grid, **common, **own
-                    )
-                )
+                kind = GRID_BLOCKS.get(name)  # an unknown name is told below
+                turn = next(number) if turns and kind is not None and kind.routes is not None else None
+                given: dict[str, Any] = {"scan": scan, "drop_path": rate, "grid": grid, "turn": turn}
+                made.append(create_grid_block(name, dims[level], **common, **given, **own))
             return nn.Sequential(*made)
 
         unused = set(block_settings or {}) - {name for names in (*encoded, *decoded) for name in names}
