@@ -67,6 +67,8 @@ def test_growth_tells_exponents_and_where_the_reference_is_overtaken() -> None:
     assert attention.startswith("| attention | 2.00 | 2.00 |")
     assert "| mamba | 1.00 | 1.00 |" in mamba
     assert "| 1200 (11" in mamba
+    other_way = REPORT.growth(reference="mamba").splitlines()[2]
+    assert other_way.endswith("| not within these | not within these |")
 
 
 def test_each_number_of_threads_is_a_curve_of_its_own() -> None:

@@ -92,12 +92,23 @@ class SequenceReport:
         fits = {of: self.exponents(of=of) for of in kinds}
         rows = []
         for name in self.operators:
-            crossings = []
-            for of in ("forward", "both"):
-                known = name != reference and self.curve(name, of) and self.curve(reference, of)
-                crossings.append(_from(*self.crossover(reference, name, of=of)) if known else "")
-            rows.append([name, *(_number(fits[of][name]) for of in kinds), *crossings])
+            told = [self._overtakes(reference, name, of) for of in ("forward", "both")]
+            rows.append([name, *(_number(fits[of][name]) for of in kinds), *told])
         return table(head, rows)
+
+    def _overtakes(self, first: str, second: str, of: Literal["forward", "both"]) -> str:
+        """From which L the second is faster than the first up to the longest, in words."""
+        if first == second:
+            return ""
+        slow, fast = (
+            {n: statistics.median(times) for n, times in self.curve(name, of).items()}
+            for name in (first, second)
+        )
+        faster = [fast[n] < slow[n] for n in sorted(slow.keys() & fast.keys())]
+        if not faster or all(faster) or not faster[-1]:
+            return "" if not faster else "the shortest" if all(faster) else "not within these"
+        middle, low, high = self.crossover(first, second, of=of)
+        return f"{middle:.0f} ({low:.0f} to {high:.0f})"
 
     def exponents(self, *, of: Measure = "forward", least_tokens: int = 1000) -> dict[str, float]:
         """Slope of log cost over log L from `least_tokens` on, by operator.
@@ -373,7 +384,3 @@ def _told(times: Sequence[float]) -> str:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
-
-
-def _from(middle: float, low: float, high: float) -> str:
-    return "not between these sizes" if math.isnan(middle) else f"{middle:.0f} ({low:.0f} to {high:.0f})"

@@ -55,7 +55,7 @@ def cost_figure(
     """
     if not measures:
         raise ValueError("no measures to plot; allowed: one or more of " + ", ".join(_AXES))
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "text.parse_math": True}):  # ticks are powers of ten
         figure = Figure(figsize=(3.4 * len(measures), 3.6), layout="constrained")
         panels = figure.subplots(1, len(measures), squeeze=False)[0]
         for panel, of in zip(panels, measures, strict=True):
