@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from foveal.encoders.vmamba import VMamba
 from foveal.models import Preprocess, Segmenter, SegmenterConfig
 from foveal.models.networks import create_network, list_networks
 from foveal.models.networks.named_unets import PRESETS
@@ -24,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {name: {"dims": (8, 8, 8, 16)} for name in PRE
     "ultralight-vm-unet": {"dims": (8, 8, 8, 8)},
     "umamba-bot": {"dims": (8, 8, 16)},
     "umamba-enc": {"dims": (8, 8, 16)},
+    "vm-ddpm": {"dims": (8, 16), "step_width": 8},
     "vmrnn": {"dims": (8, 16), "depths": 1},
 }
 TINY["hmt-unet"] = {"dims": (32, 32, 32, 32)}
@@ -100,6 +102,23 @@ def test_another_scan_can_be_put_in(name: str) -> None:
     assert network(torch.randn(1, network.in_channels, 16, 16)).shape[2:] == (16, 16)
 
 
+def test_a_diffusion_network_is_told_the_steps() -> None:
+    torch.manual_seed(0)
+    network = create_network("vm-ddpm", outputs=1, in_channels=2, **TINY["vm-ddpm"])
+    images, steps = torch.randn(2, 2, 18, 16), torch.tensor([3, 700])
+    assert torch.equal(network(images, steps), network(images))  # scales and shifts begin at 0
+    for layer in network.told:
+        torch.nn.init.normal_(layer.weight)
+    noise = network(images, steps)
+    assert noise.shape == (2, 1, 18, 16)
+    assert not torch.allclose(noise, network(images, steps.flip(0)))
+    torch.testing.assert_close(noise[:1], network(images[:1], steps[:1]))
+    with pytest.raises(ValueError, match=r"steps of shape \(3,\); allowed: \(2,\)"):
+        network(images, torch.zeros(3))
+    with pytest.raises(ValueError, match="step_width is 7; allowed: even"):
+        create_network("vm-ddpm", outputs=1, step_width=7)
+
+
 def test_u_mamba_takes_channels_as_tokens_where_cells_are_few() -> None:
     network = create_network("umamba-enc", outputs=1, dims=(4, 4, 32), image_size=(16, 16))
     layers = [stage[-1].grid for stage in network.encoder if hasattr(stage[-1], "grid")]
@@ -153,6 +172,18 @@ def test_networks_run_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(torch.randn(1, 3, 32, 32))
     assert torch.isfinite(logits).all()
+
+
+def test_stages_of_a_pretrained_encoder_are_taken() -> None:
+    network = create_network("swin-umamba", outputs=1, **TINY["swin-umamba"])
+    encoder = VMamba(**network.encoder.settings)
+    network.take_stages(encoder)
+    assert torch.equal(network.encoder.downs[0].reduction.weight, encoder.downs[0].reduction.weight)
+    assert torch.equal(
+        network.encoder.stages[1][0].mixer.in_proj.weight, encoder.stages[1][0].mixer.in_proj.weight
+    )
+    with pytest.raises(ValueError, match=r"do not fit, such as .*encoder=encoder\.settings"):
+        network.take_stages(VMamba(dim=16, depths=(1, 1)))
 
 
 def test_wrong_settings_are_refused() -> None:

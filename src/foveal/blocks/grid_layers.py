@@ -71,8 +71,7 @@ def check_dimensions(dimensions: int) -> int:
 class ResidualConv(nn.Module):
     """nnU-Net's residual block: conv3, norm, LeakyReLU, conv3, norm, beside a shortcut, LeakyReLU.
 
-    (B, I, *grid) to (B, O, *grid / stride); the shortcut is a 1 x 1 convolution with a norm where shapes
-    differ.
+    (B, I, *grid) to (B, O, *grid / stride); the shortcut is a 1 x 1 convolution where shapes differ.
 
     Args:
         inputs: I.

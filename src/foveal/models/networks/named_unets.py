@@ -61,6 +61,10 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "vmrnn": PATCHES | everywhere("vmrnn") | {"dims": (32, 64, 128), "stem_stride": 2},
     # MambaMorph (arXiv 2401.13934), for registration: moving and fixed volume in, displacements out.
     "mambamorph": RESIDUAL | FOUR | {"block_bot": ["conv", "mamba"]},
+    # VMambaMorph (arXiv 2404.05105): the same with VMamba's block in the deep stages.
+    "vmambamorph": RESIDUAL
+    | FOUR
+    | {"block_enc": ["conv", "conv", ["conv", "ss2d"]], "block_bot": ["conv", "ss2d"]},
     # TM-UNet (arXiv 2403.17701): each axis of (H, W, C) in turn the features, for one size of images.
     "tm-unet": RESIDUAL | FOUR | {"block_bot": ["conv", "triplet"], "fixed_size": True},
 }

@@ -20,9 +20,8 @@ from foveal.models.networks.unetr_decoder import UnetrDecoder
 class SwinUMamba(PaddedNetwork):
     """Images (B, C, H, W) to logits (B, outputs, H, W) through maps of strides 1, 2, 4 to 32.
 
-    A 7 x 7 convolution of stride 2, patches of 2 x 2 of its cells, then the stages of `encoder`, an encoder
-    "vmamba": load ImageNet weights by `foveal.encoders.checkpoints.load_official(network.encoder, ...)`; its
-    own stem is not in use.
+    A 7 x 7 convolution of stride 2, patches of 2 x 2 of its cells, then the stages of an encoder "vmamba"
+    without its stem: `take_stages` copies those of a pretrained one.
 
     Args:
         outputs: logits of each pixel.
@@ -77,6 +76,28 @@ class SwinUMamba(PaddedNetwork):
         self.encoder = made
         self.encoder.stem, self.encoder.norm = nn.Identity(), cast(Any, nn.Identity())
         self.decoder = UnetrDecoder([in_channels, half, *dims], widths, outputs=outputs, dimensions=2)
+
+    def take_stages(self, encoder: VMamba) -> None:
+        """Copy the stages, and the steps between them, of an encoder, such as one with ImageNet weights.
+
+        Raises:
+            ValueError: its stages are others than this network's.
+        """
+        given = {
+            key: value for key, value in encoder.state_dict().items() if key.startswith(("stages.", "downs."))
+        }
+        own = self.encoder.state_dict()
+        unlike = [
+            key
+            for key in {*own, *given}
+            if key not in own or key not in given or own[key].shape != given[key].shape
+        ]
+        if unlike:
+            raise ValueError(
+                f"{len(unlike)} tensors of the encoder's stages do not fit, such as {min(unlike)}; make the "
+                "network with encoder=encoder.settings"
+            )
+        self.encoder.load_state_dict(given)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of padded images."""
