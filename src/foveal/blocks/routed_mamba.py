@@ -51,7 +51,9 @@ class Way(nn.Module):
     def forward(self, xz: Tensor, *, order: Tensor | None = None) -> Tensor:
         """Scan rows as they lie, or in `order` (L,); results lie where their rows lie."""
         x, z = xz.chunk(2, dim=-1)
-        return scan_along(self.conv1d, self.scan, x, z, "forward" if order is None else order)
+        # Rows that are walked as they lie are read faster than by their numbers.
+        as_they_lie = order is None or torch.equal(order, torch.arange(len(order), device=order.device))
+        return scan_along(self.conv1d, self.scan, x, z, "forward" if order is None or as_they_lie else order)
 
 
 class RoutedMamba(nn.Module):

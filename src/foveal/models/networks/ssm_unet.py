@@ -27,8 +27,8 @@ class SSMUNet(PaddedNetwork):
     The last of `dims` is the bottleneck. With "conv" for all three blocks it is the plain U-Net of the same
     frame. Sides of any size are filled up to whole cells.
 
-    A volume's finest maps have 10^5 cells and more: scan them within windows (scan="pixel"), or leave scans to
-    strides from 4 on. Images larger than memory holds go through
+    A volume's finest maps have 10^5 cells and more: scan them within windows (scan="pixel"), or leave scans
+    to strides from 4 on. Images larger than memory holds go through
     `monai.inferers.sliding_window_inference`.
 
     Args:
