@@ -57,8 +57,8 @@ class SsmEfficientSurvey(Recipe[SsmEfficientSurveySettings]):
         ),
         original="https://github.com/xmindflow/Awesome_Mamba",
         licence="MIT (a list; no code)",
-        faithfulness="The survey has no code and no measurement: what is built is the family of operators that it "
-        "tells of, written from their own papers and held against SciPy, powers and loops, one way to"
+        faithfulness="The survey has no code and no measurement: what is built is the family of operators "
+        "that it tells of, written from their own papers and held against SciPy, powers and loops, one way to"
         " measure them, and its claims as findings. Not built: LSSL, DSS, H3, Hyena, RWKV and other "
         "gated forms. S4's forward pass takes a power of a dense matrix a channel, which the original"
         " avoids by training the cut output weights of one length: it is slow here. Copying is asked "
