@@ -66,7 +66,7 @@ FORMULAS = {
     "window_attention": 8 * L * D * D + 4 * D * (9 * 9 + 9 * 9 + 2 * 2),
     "conv": 2 * L * D * 7 + 2 * L * D * D,
     "lstm": 16 * L * D * D,
-    "s4": FFT + 32 * N * L * D + D * 8 * (4 * N**3 + 2 * N**2) + 2 * L * D * 2 * D,
+    "s4": FFT + 16 * N * (L // 2 + 1) * D + D * 8 * (4 * N**3 + 2 * N**2) + 2 * L * D * 2 * D,
     "s4d": FFT + 4 * 4 * L * D + 2 * L * D * 2 * D,
     "s5": 8 * L * 4 * D + 8 * L * 4 + 2 * L * D * D,
     # R = 1, E = 32, N = 4

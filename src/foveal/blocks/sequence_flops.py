@@ -44,7 +44,7 @@ COMPLEXITY: Mapping[str, Complexity] = {
     "window_attention": Complexity("8 L D^2 + 4 L w^2 D (w^2 tokens a window)", "O(L D)"),
     "conv": Complexity("2 L D K + 2 L D^2 (K taps)", "O(L D)", "(K - 1) D"),
     "lstm": Complexity("16 L D^2", "O(L D)", "2 D"),
-    "s4": Complexity(f"{_FFT} + 32 L N D + 4 L D^2 + O(N^3 D log2 L)", "O(L D N)", "N D"),
+    "s4": Complexity(f"{_FFT} + 16 N (L/2 + 1) D + 4 L D^2 + 8 N^3 D log2 L", "O(L D N)", "N D"),
     "s4d": Complexity(f"{_FFT} + 2 L N D + 4 L D^2", "O(L D)", "N D"),
     "s5": Complexity("4 L P D + 4 L P + 2 L D^2 (P states in all)", "O(L D + L P)", "P"),
     "mamba": Complexity(
@@ -132,7 +132,9 @@ def s4d_flops(op: Continued, tokens: int) -> int:
 
 
 def s4_flops(op: Continued, tokens: int) -> int:
-    """Convolution, four Cauchy sums of complex products (8 each) over N states, and the mixing.
+    """Convolution, four Cauchy sums over N states at half of the roots of unity, and the mixing.
+
+    A pair of states takes two real weights times a complex number (4 each) for each of the four sums.
 
     The power of the matrix that cuts the kernel does not grow with the tokens but for log2 of them: 8 N^3 a
     squaring and 8 N^2 a product with a row, per channel.
@@ -140,7 +142,7 @@ def s4_flops(op: Continued, tokens: int) -> int:
     states = 2 * op.mixer.core.C.shape[1]
     bits = tokens.bit_length()
     power = op.dim * 8 * ((bits - 1) * states**3 + tokens.bit_count() * states**2)
-    cauchy = 32 * states * tokens * op.dim
+    cauchy = 16 * states * (tokens // 2 + 1) * op.dim
     return _fft_flops(op, tokens) + cauchy + power + _mixing_flops(op, tokens)
 
 

@@ -179,7 +179,9 @@ class S4(nn.Module):
             raise ValueError(f"length={length}; allowed: 1 token or more")
         lam, P, B, C, step = self._parts()
         Ab, _, _ = self.system()
-        return _kernel_by_cauchy(lam, P, B, _cut(C, Ab, length), step, length)
+        half = lam.shape[-1] // 2
+        lam, P, B, C = (x[:, :half] for x in (lam, P, B, _cut(C, Ab, length)))
+        return _kernel_by_cauchy(lam, P, B, C, step, length)
 
     def forward(self, u: Tensor) -> Tensor:
         """Convolve from an empty state."""
@@ -332,19 +334,21 @@ class StateSpaceMixer(nn.Module):
 def _kernel_by_cauchy(lam: Tensor, P: Tensor, B: Tensor, C: Tensor, step: Tensor, length: int) -> Tensor:
     """The kernel whose transform at z is 2 C (2 (1 - z) / d - (1 + z) A)^-1 B; C is cut to the length.
 
-    Both factors are multiplied by 1 + z, so that z = -1, where Cauchy's sums are infinite, is as any other.
+    lam, P, B and C (H, N / 2) are one of each conjugate pair, and half of the roots of unity tell the
+    transform of a real kernel. With g = 2 (1 - z) / d and p = 1 + z the terms w / (g - p lam) of a pair are
+    together 2 (Re(w) g - Re(w conj(lam)) p) / ((g - p lam) (g - p conj(lam))). All factors are multiplied by
+    1 + z, so that z = -1, where Cauchy's sums are infinite, is as any other.
     """
-    turns = torch.arange(length, device=lam.device, dtype=lam.real.dtype) * (-2 * math.pi / length)
+    turns = torch.arange(length // 2 + 1, device=lam.device, dtype=lam.real.dtype) * (-2 * math.pi / length)
     z = torch.polar(torch.ones_like(turns), turns)
-    plus = 1 + z
-    R = 1 / ((2 * (1 - z) / step)[:, None] - plus * lam[..., None])  # (H, N, L)
-
-    def cauchy(left: Tensor, right: Tensor) -> Tensor:
-        return ((left * right)[:, None] @ R)[:, 0]
-
-    low = plus / (1 + plus * cauchy(P.conj(), P))
-    transform = 2 * (cauchy(C, B) - cauchy(C, P) * low * cauchy(P.conj(), B))
-    return torch.fft.ifft(transform).real
+    g, p = 2 * (1 - z) / step, 1 + z  # (H, F), (F,)
+    poles = (g[:, None] - p * lam[..., None]) * (g[:, None] - p * lam.conj()[..., None])  # (H, N / 2, F)
+    terms = torch.view_as_real(1 / poles).flatten(-2)
+    weights = torch.stack([C * B, C * P, P.conj() * P, P.conj() * B], dim=1)  # (H, 4, N / 2)
+    weights = 2 * torch.cat([weights.real, -(weights * lam.conj()[:, None]).real], dim=1)
+    by_g, by_p = torch.view_as_complex((weights @ terms).unflatten(-1, (-1, 2))).chunk(2, dim=1)
+    CB, CP, PP, PB = (by_g * g[:, None] + by_p * p).unbind(1)
+    return torch.fft.irfft(2 * (CB - CP * (p / (1 + p * PP)) * PB), n=length)
 
 
 def _cut(C: Tensor, Ab: Tensor, length: int) -> Tensor:
