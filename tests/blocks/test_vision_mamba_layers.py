@@ -116,6 +116,11 @@ def test_scans_take_32_bits_under_autocast() -> None:
     assert seen == [torch.float32]
 
 
+@torch.no_grad()
+def test_layers_of_64_bits_stay_in_64_bits() -> None:
+    assert PVM(8).double()(torch.randn(1, 8, 3, 3).double()).dtype == torch.float64
+
+
 def test_wrong_widths_scans_and_values_are_refused() -> None:
     with pytest.raises(ValueError, match="6 channels do not divide into 4 equal parts"):
         PVM(6)

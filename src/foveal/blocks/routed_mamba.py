@@ -18,7 +18,9 @@ from foveal.settings import unknown_name
 
 
 def in_full_precision(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A layer on x in 32 bits or more, whatever autocast is on: long scans of 16 bits end in NaN."""
+    """A layer on x in 32 bits or more where autocast is on, whose long scans of 16 bits end in NaN."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return layer(x)
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 
