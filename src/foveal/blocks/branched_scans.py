@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from monai.networks.layers.factories import Norm, Pool
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveal.blocks.grid_layers import convolution, instance_norm
+from foveal.blocks.grid_layers import batch_norm, convolution, instance_norm, mean_pool
 from foveal.blocks.routed_mamba import RoutedMamba, channels_first, in_full_precision
 from foveal.blocks.ss2d import SS2D, over_grid
 
@@ -53,7 +52,7 @@ class SSConvSSM(nn.Module):
         half = dim // 2
 
         def norm() -> nn.Module:
-            return Norm[Norm.BATCH, dimensions](half)
+            return batch_norm(half, dimensions=dimensions)
 
         self.convolved = nn.Sequential(
             norm(),
@@ -219,7 +218,7 @@ class PixelPatchMamba(nn.Module):
             dim, routes="pixel", route_options={"window": window}, dimensions=dimensions, **options
         )
         self.patch = RoutedMamba(dim, routes="bidirectional", dimensions=dimensions, **options)
-        self.pool = Pool[Pool.AVG, dimensions](window)
+        self.pool = mean_pool(window, dimensions=dimensions)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

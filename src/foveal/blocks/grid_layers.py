@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,9 +21,8 @@ def convolution(
 ) -> nn.Module:
     """A convolution that keeps the grid at stride 1 (odd kernels), and else takes every `stride`-th cell."""
     padding = dilation * (kernel_size // 2) if kernel_size % 2 else 0
-    return Conv[Conv.CONV, check_dimensions(dimensions)](
-        inputs, outputs, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=bias
-    )
+    make = nn.Conv2d if check_dimensions(dimensions) == 2 else nn.Conv3d
+    return make(inputs, outputs, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=bias)
 
 
 def separable_convolution(inputs: int, outputs: int, *, dimensions: int) -> nn.Sequential:
@@ -37,17 +35,29 @@ def separable_convolution(inputs: int, outputs: int, *, dimensions: int) -> nn.S
 
 def widening(inputs: int, outputs: int, *, dimensions: int) -> nn.Module:
     """A transposed convolution of kernel and stride 2: each cell to 2 x 2 (x 2)."""
-    return Conv[Conv.CONVTRANS, check_dimensions(dimensions)](inputs, outputs, 2, 2)
+    make = nn.ConvTranspose2d if check_dimensions(dimensions) == 2 else nn.ConvTranspose3d
+    return make(inputs, outputs, 2, 2)
 
 
 def instance_norm(channels: int, *, dimensions: int) -> nn.Module:
     """Normalisation of each channel of each image, with a learned scale and shift."""
-    return Norm[Norm.INSTANCE, check_dimensions(dimensions)](channels, affine=True)
+    make = nn.InstanceNorm2d if check_dimensions(dimensions) == 2 else nn.InstanceNorm3d
+    return make(channels, affine=True)
+
+
+def batch_norm(channels: int, *, dimensions: int) -> nn.Module:
+    """Normalisation of each channel over the batch."""
+    return (nn.BatchNorm2d if check_dimensions(dimensions) == 2 else nn.BatchNorm3d)(channels)
 
 
 def max_pool(*, dimensions: int) -> nn.Module:
     """Largest of each 2 x 2 (x 2) cells."""
-    return Pool[Pool.MAX, check_dimensions(dimensions)](2)
+    return (nn.MaxPool2d if check_dimensions(dimensions) == 2 else nn.MaxPool3d)(2)
+
+
+def mean_pool(size: int, *, dimensions: int) -> nn.Module:
+    """Means of windows of `size` cells along each axis."""
+    return (nn.AvgPool2d if check_dimensions(dimensions) == 2 else nn.AvgPool3d)(size)
 
 
 def upsample(x: Tensor, **options: Any) -> Tensor:

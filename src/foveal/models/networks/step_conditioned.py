@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor, nn
 
 from foveal.blocks.grid_layers import check_dimensions
@@ -81,6 +80,8 @@ class StepConditionedUNet(SSMUNet):
         Raises:
             ValueError: another number of steps than of images, or images that do not suit.
         """
+        from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
+
         images = self.checked(images)
         steps = images.new_zeros(len(images)) if steps is None else steps
         if steps.shape != (len(images),):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.networks.nets.attentionunet import AttentionBlock
 from torch import Tensor, nn
 
 from foveal.blocks.grid_layers import (
@@ -147,6 +146,8 @@ class AttentionSkip(nn.Module):
     """The skip through the gate of Attention U-Net (arXiv 1804.03999), then as `ConcatSkip`."""
 
     def __init__(self, channels: int, *, dimensions: int, fuse: nn.Module | None = None) -> None:
+        from monai.networks.nets.attentionunet import AttentionBlock  # seconds, for this part alone
+
         super().__init__()
         self.gate = AttentionBlock(dimensions, f_int=max(1, channels // 2), f_g=channels, f_l=channels)
         self.concat = ConcatSkip(channels, dimensions=dimensions, fuse=fuse)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from monai.networks.blocks.dynunet_block import UnetOutBlock
-from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 
@@ -23,6 +21,10 @@ class UnetrDecoder(nn.Module):
     def __init__(
         self, channels: Sequence[int], widths: Sequence[int], *, outputs: int, dimensions: int
     ) -> None:
+        # Seconds, which networks without them need not wait.
+        from monai.networks.blocks.dynunet_block import UnetOutBlock
+        from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
+
         super().__init__()
         self.skips = nn.ModuleList(
             UnetrBasicBlock(dimensions, inputs, width, 3, 1, "instance", res_block=True)
