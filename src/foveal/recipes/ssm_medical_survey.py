@@ -1,11 +1,13 @@
 """State-space toolkit for medical images: scans, blocks, U-shaped networks and heads of the Mamba survey.
 
+foveal train ssm-medical-survey --data MASKS.npz --out runs/survey
 foveal verify ssm-medical-survey
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -27,6 +29,20 @@ class SsmMedicalSurveySettings(Settings):
     out_channels: int = Field(1, ge=1, description="logits of a pixel or of a bag")
     scan: str | None = Field(None, description="of list_scans(), in place of the network's own")
     network: dict[str, Any] = Field(default_factory=dict, description="further settings of the network")
+    compare: tuple[str, ...] = Field(
+        ("conv-unet",), description="networks trained beside `arch` under the same protocol"
+    )
+    patch_size: int | None = Field(None, ge=8, description="px a side, in training and sliding; None: whole")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one training of each network for each")
+    training: dict[str, Any] = Field(
+        default_factory=lambda: {
+            "steps": 2000,
+            "batch_size": 8,
+            "warmup_fraction": 0.05,
+            "gradient_clip": 1.0,
+        },
+        description="of TrainingSettings, the same for all",
+    )
 
 
 class SsmMedicalSurvey(Recipe[SsmMedicalSurveySettings]):
@@ -65,10 +81,14 @@ class SsmMedicalSurvey(Recipe[SsmMedicalSurveySettings]):
             "blocks.grid_blocks",
             "blocks.direction_aware",
             "blocks.bags",
+            "blocks.masked_scan",
             "blocks.warping",
             "models.networks.ssm_unet",
             "models.bags",
             "models.registration",
+            "models.restoration",
+            "objectives.mutual_teaching",
+            "evaluation.mask_protocol",
             "recipes.state_space_models",
             "monai (UNETR blocks, losses, sliding window)",
         ),
@@ -92,6 +112,17 @@ class SsmMedicalSurvey(Recipe[SsmMedicalSurveySettings]):
         network = dict(settings.network)
         if settings.scan is not None:
             network["scan"] = settings.scan
+        if settings.task == "restoration":
+            from foveal.models.restoration import RestorationConfig, RestorationModel
+
+            return RestorationModel(
+                RestorationConfig(
+                    network=settings.arch,
+                    network_settings=network,
+                    spatial_dims=settings.spatial_dims,
+                    channels=settings.in_channels,
+                )
+            )
         if settings.task == "registration":
             from foveal.models.registration import RegistrationConfig, RegistrationModel
 
@@ -110,6 +141,43 @@ class SsmMedicalSurvey(Recipe[SsmMedicalSurveySettings]):
         return create_network(
             settings.arch, outputs=settings.out_channels, in_channels=settings.in_channels, **network
         )
+
+    def train(self, settings: SsmMedicalSurveySettings, *, data: Path | None, out: Path) -> None:
+        """Train `arch` and the networks of `compare` alike; write their scores and models into `out`.
+
+        Args:
+            settings: of a segmentation; channels, masks and axes are those of the data.
+            data: an `.npz` file, see `foveal.evaluation.mask_protocol.read_mask_arrays`.
+            out: receives comparison.md and a folder for each network.
+
+        Raises:
+            ValueError: another task, no data, or data that are no images with masks.
+        """
+        from foveal.evaluation.mask_protocol import compare_networks, read_mask_arrays, scores_table
+        from foveal.files import write_atomically
+        from foveal.models.mask_model import MaskModelConfig
+        from foveal.training import TrainingSettings
+
+        if settings.task != "segmentation" or data is None:
+            raise ValueError(
+                f"task {settings.task!r} with data {data}; allowed: 'segmentation' with an .npz file (--data)"
+            )
+        arrays = read_mask_arrays(data, patch_size=settings.patch_size)
+        own = dict(settings.network) | ({} if settings.scan is None else {"scan": settings.scan})
+        networks = {
+            name: MaskModelConfig(
+                network=name,
+                network_settings=own if name == settings.arch else {},
+                spatial_dims=2 if arrays.images.ndim == 4 else 3,
+                in_channels=arrays.images.shape[1],
+                outputs=arrays.masks.shape[1],
+            )
+            for name in dict.fromkeys((settings.arch, *settings.compare))
+        }
+        training = TrainingSettings.model_validate({"tensorboard": False} | settings.training)
+        scores = compare_networks(networks, arrays, training, seeds=settings.seeds, folder=out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "comparison.md", scores_table(scores) + "\n")
 
     def evidence(self, scale: Scale) -> Iterable[Evidence]:
         """See `foveal.recipes._ssm_medical_survey_evidence`."""
