@@ -215,6 +215,7 @@ def measure_sequence_operators(
             raise ValueError(f"{what}={list(values)}; allowed: whole numbers, 1 or more")
     costs = []
     for count, dim, name in product(threads, dims, ops):
+        gc.collect()
         with pinned_threads(count):
             chosen = (settings or {}).get(name, {})
             op = create_operator(name, dim, **chosen).to(device)
@@ -341,7 +342,6 @@ def _fresh_pass(
 def _measure(name: str, op: Any, x: Tensor, clock: _Clock, passes: Sequence[Pass], threads: int) -> Cost:
     weights, kind = list(op.parameters()), operator_kind(name)
     times: dict[str, tuple[float, ...]] = {"forward": (), "both": (), "step": ()}
-    gc.collect()
     for of, run in _passes(op, x).items():
         if of in passes:
             times[of] = clock(of, run, cuda=x.is_cuda)
