@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from foveal.blocks.warping import warp
 from foveal.models.mask_model import MaskModel
 from foveal.recipes import load_recipe
+from foveal.recipes._mask_learning import cued_blobs
+from foveal.recipes._ssm_medical_survey_bags import FarPairs, collate
+from foveal.recipes._ssm_medical_survey_learning import CONVOLVED, SCANNED, size
+from foveal.recipes._ssm_medical_survey_warps import KnownWarp
 from foveal.recipes.state_space_models import catalogue
 
 SMALL = {"dims": (4, 8)}
@@ -73,3 +78,39 @@ def test_what_does_not_fit_is_refused():
         build(arch="tm-unet", spatial_dims=3, network={"image_size": (8, 8, 8)})
     with pytest.raises(ValueError, match="unknown setting 'depht'"):
         build(task="bags", network={"depht": 1})
+
+
+def test_marked_instances_of_the_bags_lie_far_apart_and_their_kinds_tell_the_label():
+    data, generator = FarPairs(strength=30.0), torch.Generator().manual_seed(0)
+    labels = []
+    for index in range(100):
+        sample = data.sample(index, generator)
+        places, kinds = (sample["bags"] > 15).nonzero(as_tuple=True)
+        assert sample["labels"] == (len(set(kinds.tolist())) == 2)
+        assert 220 <= len(sample["bags"]) <= 300
+        assert len(places) < 2 or abs(int(places[0] - places[1])) > 200
+        labels.append(int(sample["labels"]))
+    assert 35 <= sum(labels) <= 65
+    assert collate([data.sample(i, generator) for i in range(3)])["present"].sum(dim=1).min() >= 220
+
+
+def test_cued_blobs_lie_far_from_their_cue_and_it_says_which_counts():
+    data = cued_blobs(40, train=20)
+    for image, mask in zip(data.images, data.masks, strict=True):
+        columns = mask[0].any(dim=0).nonzero()
+        assert int(columns.min()) - 6 >= 20
+        around = image[0] - image[0].median()
+        line = torch.nn.functional.avg_pool2d(around[None, None, :, :6], 6, stride=1)[0, 0, :, 0]
+        steps = line[8:-8] * 2 - line[:-16] - line[16:]  # against the ground beside it, which varies slowly
+        cue = steps[steps.abs().argmax()]
+        assert (around[mask[0] > 0].mean() > 0) == (cue > 0)
+
+
+def test_the_two_nets_of_one_frame_have_as_many_parameters():
+    assert size(SCANNED) / size(CONVOLVED) == pytest.approx(1, abs=0.1)
+
+
+def test_a_known_warp_gives_the_fixed_picture():
+    pair = KnownWarp.drawn(0, side=16)
+    torch.testing.assert_close(warp(pair.moving[None], pair.flow[None])[0], pair.fixed)
+    assert torch.equal(pair.sample(1, torch.Generator())["fixed"], pair.moving)

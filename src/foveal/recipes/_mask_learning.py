@@ -103,6 +103,30 @@ def thin_curves(count: int = 200, *, side: int = 64, train: int = 140, seed: int
     return _split(images, masks, train)
 
 
+@cache
+def cued_blobs(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskData:
+    """A dark and a bright blob at one side; a dark or bright square far off, at the other, says which counts.
+
+    From the square to the middle of a blob it is half of the side or more.
+    """
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    images, masks = [], []
+    for _ in range(count):
+        radii = random.uniform(0.09, 0.13, 2) * side
+        rows = np.array([random.uniform(0.15, 0.4), random.uniform(0.6, 0.85)]) * side
+        columns = random.uniform(0.65, 0.85, 2) * side
+        blobs = [np.hypot(y - rows[k], x - columns[k]) < radii[k] for k in random.permutation(2)]
+        dark = bool(random.integers(2))
+        top = int(random.uniform(0.1, 0.8) * side)
+        cue = (np.abs(y - top - 3) < 3) & (x < 6)
+        contrast = random.uniform(0.35, 0.5)
+        light = blobs[1].astype(float) - blobs[0] + (-1.0 if dark else 1.0) * cue
+        masks.append(blobs[0] if dark else blobs[1])
+        images.append(_photograph(-light, random, contrast=contrast))
+    return _split(images, masks, train)
+
+
 def _photograph(mask: np.ndarray, random: np.random.Generator, *, contrast: float) -> np.ndarray:
     """The mask darker than its ground, slightly blurred, under slow changes of light and noise."""
     light = ndimage.gaussian_filter(random.normal(size=mask.shape), 12)

@@ -59,10 +59,14 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
     if scale == "full":
         yield networks_run
         from foveal.recipes._ssm_medical_survey_bags import far_pairs
+        from foveal.recipes._ssm_medical_survey_learning import blobs, distant_cue, light_network
         from foveal.recipes._ssm_medical_survey_warps import known_warps
 
         yield partial(known_warps, seeds=2)
         yield partial(far_pairs, seeds=1)
+        yield partial(blobs, seeds=2)
+        yield partial(distant_cue, seeds=1)
+        yield partial(light_network, seeds=1)
 
 
 def scans_are_bijections() -> Iterator[Finding]:
