@@ -156,15 +156,6 @@ def test_a_bag_of_one_axis_is_reordered_as_mambamil_does() -> None:
     assert torch.equal(scan_routes("inter-slice", length, nslices=length // rate)[0], wanted)
 
 
-def test_arrivals_tell_the_direction_of_each_step() -> None:
-    snake = routes_of("snake", 2, 3)
-    right, left, down = 3, 4, 1
-    assert snake.arrivals.tolist() == [[0, right, right, left, left, down]]
-    assert routes_of("snake_r", 2, 3).arrivals.tolist() == [[left, left, 2, 0, right, right]]
-    assert routes_of("row", 2, 3).arrivals.tolist() == [[0, 3, 3, 0, 3, 3]]
-    assert routes_of("pixel", 2, 4, window=2).arrivals[0].tolist() == [0, 3, 0, 3, 0, 3, 0, 3]
-
-
 def test_cross_scan_has_vmambas_order_of_routes() -> None:
     assert orders("cross", 3, 4) == orders(["row", "col", "row_r", "col_r"], 3, 4)  # type: ignore[arg-type]
     assert orders("cross", 3, 4)[2] == orders("cross", 3, 4)[0][::-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -35,24 +35,6 @@ class Routes:
     order: Tensor
     inverse: Tensor
     runs: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def arrivals(self) -> Tensor:
-        """(K, L) int64: how each route comes to each cell.
-
-        1 + 2 a by a step to the next cell along axis a, 2 + 2 a by one to the cell before; 0 where a run
-        begins or the cell before it is no neighbour.
-        """
-        rows = []
-        for order, inverse, runs in zip(self.order, self.inverse, self.runs, strict=True):
-            moves = steps(order, self.grid)
-            axis = moves.abs().argmax(dim=1)
-            backward = moves.gather(1, axis[:, None])[:, 0] < 0
-            direction = torch.where(moves.abs().sum(dim=1) == 1, 1 + 2 * axis + backward, 0)
-            visited = torch.cat([direction.new_zeros(1), direction])
-            visited[torch.tensor([0, *runs[:-1]]).cumsum(0)] = 0
-            rows.append(visited[inverse])
-        return torch.stack(rows)
 
     def gather(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, ...) of the grid as each route visits them: (B, K, L, ...)."""

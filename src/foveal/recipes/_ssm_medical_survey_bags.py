@@ -80,7 +80,7 @@ def bag_auc(config: BagClassifierConfig, *, steps: int, seed: int, data: FarPair
     return float(roc_auc_score(test["labels"].numpy(), scores.numpy()))
 
 
-def far_pairs(seeds: int, steps: int = 600) -> Iterator[Finding]:
+def far_pairs(seeds: int, steps: int = 400) -> Iterator[Finding]:
     """AUC where the label needs two instances more than 200 apart: SR-Mamba beside pooling alone."""
     kinds: dict[str, dict[str, Any]] = {
         "SR-Mamba": {"depth": 1},

@@ -64,7 +64,7 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
 
         yield partial(known_warps, seeds=2)
         yield partial(far_pairs, seeds=1)
-        yield partial(blobs, seeds=2)
+        yield partial(blobs, seeds=1)
         yield partial(distant_cue, seeds=1)
         yield partial(light_network, seeds=1)
 
