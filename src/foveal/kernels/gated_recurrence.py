@@ -22,6 +22,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from foveal.kernels.overriding import overridable
+
 Form = Literal["parallel", "recurrent", "chunkwise"]
 FORMS: tuple[Form, ...] = ("parallel", "recurrent", "chunkwise")
 
@@ -32,6 +34,7 @@ RECOMPUTE_ABOVE = 4096
 _SCORES_AT_ONCE = 1 << 22
 
 
+@overridable
 def gated_recurrence(
     q: Tensor,
     k: Tensor,
@@ -65,6 +68,7 @@ def gated_recurrence(
     )[0]
 
 
+@overridable
 def gated_recurrence_with_state(
     q: Tensor,
     k: Tensor,
@@ -97,6 +101,7 @@ def gated_recurrence_with_state(
     return out.to(v.dtype), state
 
 
+@overridable
 def gated_recurrence_step(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, state: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from foveal.kernels.gated_recurrence import RECOMPUTE_ABOVE
+from foveal.kernels.overriding import overridable
 
 
+@overridable
 def grid_recurrence(
     q: Tensor,
     k: Tensor,
@@ -74,6 +76,7 @@ def grid_recurrence(
     return torch.cat(outputs, dim=1).to(v.dtype), state
 
 
+@overridable
 def corner_recurrence(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, grid: tuple[int, int], rows: int | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.kernels.orders import checked_order
+from foveal.kernels.overriding import overridable
 
 Backend = Literal["auto", "reference", "compiled", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "reference", "compiled", "triton")
@@ -47,6 +48,7 @@ class ScanInput(NamedTuple):
     softplus: bool
 
 
+@overridable
 def selective_scan(
     u: Tensor,
     dt: Tensor,
@@ -90,6 +92,7 @@ def selective_scan(
     return _scan(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, order, backend)[0]
 
 
+@overridable
 def selective_scan_with_state(
     u: Tensor,
     dt: Tensor,
@@ -109,6 +112,7 @@ def selective_scan_with_state(
     return _scan(u, dt, A, B, C, D, z, dt_bias, softplus, initial_state, order, backend)
 
 
+@overridable
 def selective_scan_step(
     u: Tensor,
     dt: Tensor,

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.kernels.orders import checked_order
+from foveal.kernels.overriding import overridable
 from foveal.settings import unknown_name
 
 BACKENDS = ("auto", "compiled", "reference")
 
 
+@overridable
 def short_convolution(
     x: Tensor,
     taps: Tensor,
