@@ -150,6 +150,44 @@ from foveal.recipes.state_space_models import catalogue
 for model in catalogue(task="segmentation", modality="MRI", dimension=3):
     print(model.name, model.scan, model.place, model.buildable)
 ```
+
+## Build, train and compare
+Networks take images or volumes of any size, but for the few that are made for one; those that are built from
+parts (`ssm-unet` and its kin) take any scan in place of their own.
+
+```python
+import torch
+from foveal.models.networks import create_network, list_networks
+
+print(list_networks())
+network = create_network("umamba-bot", outputs=2, in_channels=1, dims=(8, 16, 32), scan="hilbert")
+print(network(torch.rand(1, 1, 40, 56)).shape)
+volumes = create_network("segmamba", outputs=2, in_channels=1, spatial_dims=3, dims=(8, 16), depths=(1, 1))
+print(volumes(torch.rand(1, 1, 16, 16, 16)).shape)
+```
+
+On masks of your own, several networks are trained with equal steps, patches and seeds, beside a convolutional
+one:
+
+```
+foveal train ssm-medical-survey --data MASKS.npz --out runs/survey \\
+    --set arch=umamba-bot --set 'compare=["conv-unet", "segmamba"]' --set patch_size=96
+```
+
+`MASKS.npz` holds `train_images` and `test_images`, (N, C, H, W) or (N, C, T, H, W), with `train_masks` and
+`test_masks` in {{0, 1}}; `comparison.md` tells Dice and HD95, and each network's folder holds its model.
+
+```python
+import torch
+from foveal.models.bags import BagClassifier, BagClassifierConfig
+from foveal.models.registration import RegistrationModel, RegistrationConfig
+
+bags = BagClassifier(BagClassifierConfig(inputs=32, classes=2, dim=16)).eval()
+print(bags(torch.randn(1, 500, 32)).shape)  # the 500 patches of one slide
+small = {{"dims": (8, 16)}}
+pair = RegistrationModel(RegistrationConfig(network="mambamorph", network_settings=small)).eval()
+print(pair(torch.rand(1, 1, 32, 32), torch.rand(1, 1, 32, 32)).flow.shape)
+```
 """
 
 
