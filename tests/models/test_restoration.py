@@ -72,6 +72,14 @@ def test_models_restore_images_and_volumes_and_are_saved_and_loaded(tmp_path):
     torch.testing.assert_close(again(images), model.eval()(images))
 
 
+def test_a_network_of_masked_scans_tells_its_spread():
+    config = RestorationConfig(network="mambamir", network_settings={"dims": (4, 8)})
+    model = RestorationModel(config).eval()
+    mean, spread = spread_over_masks(model, torch.rand(1, 1, 10, 12), passes=3)
+    assert mean.shape == spread.shape == (1, 1, 10, 12)
+    assert (spread > 0).all()
+
+
 def test_distances_have_their_hand_values():
     batch = {"images": torch.zeros(1, 1, 1, 2), "targets": torch.tensor([[[[3.0, 0.0]]]])}
     assert float(RestorationObjective(nn.Identity(), distance="l1")(batch)["loss"]) == 1.5

@@ -25,6 +25,7 @@ from foveal.blocks.branched_scans import (
 from foveal.blocks.direction_aware import DirectionAwareMamba
 from foveal.blocks.grid_layers import ResidualConv, check_dimensions
 from foveal.blocks.high_order_scan import HighOrderScan
+from foveal.blocks.masked_scan import MaskedSS2D
 from foveal.blocks.multi_head_scan import GatedMultiHeadScan
 from foveal.blocks.recurrent_scan import RecurrentScan
 from foveal.blocks.routed_mamba import ChannelsFirst, RoutedMamba
@@ -102,6 +103,12 @@ def _ss2d(dim: int, *, drop_path: float, dimensions: int, mlp_ratio: float = 0, 
     return ChannelsFirst(ScanBlock(dim, mixer, mlp=mlp, drop_path=drop_path))
 
 
+def _masked(dim: int, *, drop_path: float, dimensions: int, **options: Any) -> nn.Module:
+    return ChannelsFirst(
+        ScanBlock(dim, MaskedSS2D(dim, dimensions=dimensions, **options), drop_path=drop_path)
+    )
+
+
 def _mhs(dim: int, *, drop_path: float, dimensions: int, **options: Any) -> nn.Module:
     return ChannelsFirst(ScanBlock(dim, GatedMultiHeadScan(dim, **options), drop_path=drop_path))
 
@@ -166,6 +173,7 @@ GRID_BLOCKS: dict[str, GridBlockKind] = {
     "mamba": GridBlockKind(
         make=_mamba, meaning="x + Mamba(LN(x)) along any scan", turns=True, routes="bidirectional"
     ),
+    "masked": GridBlockKind(make=_masked, meaning="SS2D of drawn masks (MambaMIR)", routes="cross"),
     "mhs": GridBlockKind(make=_mhs, meaning="gated multi-head scans (MHS-VM)", dimensions=(2,)),
     "omnidirectional": GridBlockKind(
         make=OmnidirectionalMamba, meaning="cells and channels scanned (VmambaIR)", routes="cross"

@@ -48,7 +48,7 @@ class StateSpaceModel(Settings):
     learning: Learning = "supervised"
     encoder: str | None = Field(None, description="of create_encoder")
     network: str | None = Field(None, description="of create_network")
-    model: Literal["BagClassifier", "RegistrationModel"] | None = Field(
+    model: Literal["BagClassifier", "RegistrationModel", "RestorationModel"] | None = Field(
         None, description="of foveal.models, around the network or in place of one"
     )
     recipe: str | None = Field(None, description="of foveal verify")

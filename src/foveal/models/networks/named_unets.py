@@ -53,6 +53,8 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "slicemamba": PATCHES | everywhere("ss2d") | FOUR | {"scan": "strips"},
     # VmambaIR (arXiv 2403.11423), for restoration: outputs = in_channels.
     "vmambair": RESIDUAL | FOUR | everywhere("omnidirectional"),
+    # MambaMIR (arXiv 2402.18451), for reconstruction: masks are drawn, see foveal.blocks.masked_scan.
+    "mambamir": RESIDUAL | FOUR | everywhere("masked"),
     # Vivim (arXiv 2401.14168), for video (B, C, T, H, W): frames and moments in turn.
     "vivim": RESIDUAL
     | FOUR
