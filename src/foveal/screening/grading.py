@@ -49,7 +49,7 @@ class Grader:
         """
         import torch
 
-        from foveal.explanation.cam import explain
+        from foveal.explanation import explain
         from foveal.models.classifier import predictive_entropy
 
         config = self.model.config

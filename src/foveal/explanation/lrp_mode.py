@@ -1,0 +1,214 @@
+"""Where operations get the modified gradients under which tensor times gradient is relevance.
+
+Linear maps follow a `Rule`; activations hand everything to their input; of two factors each gets half; gates,
+deviations and divisors are held constant (arXiv 2402.05602, 2406.07592 for scans).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from foveal.explanation.lrp_rules import Layer, Rule, stabilised
+
+Attention = Literal["cp", "product"]
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule for which operation.
+
+    Attributes:
+        convolution: of convolutions, normalisations by fixed statistics merged into them; None is `Epsilon`
+            with no stabiliser, the plain gradient.
+        linear: of fully connected layers.
+        first: of the first of either, which reads the pixels; None is as the others.
+        in_attention: of the projections inside torch's own multi-head attention.
+        attention: "cp" holds attention weights constant, so that all relevance goes to the values and none is
+            lost (Ali et al., arXiv 2202.07304); "product" halves it between weights and values and goes on
+            through the softmax, which does not conserve (AttnLRP).
+    """
+
+    convolution: Rule | None = None
+    linear: Rule | None = None
+    first: Rule | None = None
+    in_attention: Rule | None = None
+    attention: Attention = "cp"
+
+
+class _Shared(torch.autograd.Function):
+    """A linear map whose modified gradient is that of a rule."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        layer: Layer,
+        rule: Rule,
+        keep: Callable[[Tensor], None] | None,
+    ) -> Tensor:
+        y = layer(x, weight, bias)
+        ctx.save_for_backward(x, y)
+        ctx.told = weight, bias, layer, rule, keep
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, y = ctx.saved_tensors
+        weight, bias, layer, rule, keep = ctx.told
+        if keep is None:
+            return rule.gradient(layer, x, weight, bias, y * gradient), None, None, None, None, None
+        keep(rule.relevance(layer, x, weight, bias, y * gradient))
+        return torch.zeros_like(x), None, None, None, None, None
+
+
+@dataclass
+class _Merged:
+    """How a tensor came about by a linear map, so that a normalisation can be merged into it."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    layer: Layer
+    rule: Rule | None
+    keep: Callable[[Tensor], None] | None
+
+
+class Propagation(TorchFunctionMode):
+    """Gives operations on tensors that depend on the images their modified gradients."""
+
+    def __init__(self, composite: Composite, calls: list[str]) -> None:
+        super().__init__()
+        self.composite, self.calls = composite, calls
+        self.pixels: Tensor | None = None
+        self._met_first = False
+        self._last: tuple[Tensor, _Merged] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not any(tensor.requires_grad for tensor in _tensors((args, kwargs))):
+            return func(*args, **kwargs)
+        if func in _HANDLERS:
+            return _HANDLERS[func](self, func, *args, **kwargs)
+        result = func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        passes = name in _PASSING or name.startswith("__")
+        if not passes and any(tensor.requires_grad for tensor in _tensors(result)):
+            where = f" in {self.calls[-1]}" if self.calls else ""
+            raise NotImplementedError(
+                f"no relevance rule for {resolve_name(func) or name}{where}; explain this model by another "
+                "method, such as integrated-gradients"
+            )
+        return result
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Layer, rule: Rule | None
+    ) -> Tensor:
+        """A linear map by its rule; the first one of all reads the pixels."""
+        keep = None
+        if not self._met_first:
+            self._met_first = True
+            if self.composite.first is not None:
+                rule, keep = self.composite.first, self._keep
+        return self._apply(_Merged(x, weight, bias, layer, rule, keep))
+
+    def _apply(self, told: _Merged) -> Tensor:
+        if told.rule is None:
+            y = told.layer(told.x, told.weight, told.bias)
+        else:
+            y = _Shared.apply(told.x, told.weight, told.bias, told.layer, told.rule, told.keep)
+        self._last = y, told
+        return y
+
+    def merged_with(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor | None:
+        """scale * y + shift as one linear map, if y came from one; (O,) scale and shift of its outputs."""
+        if self._last is None or self._last[0] is not y:
+            return None
+        told = self._last[1]
+        weight = told.weight * scale.view(-1, *[1] * (told.weight.ndim - 1))
+        bias = shift if told.bias is None else told.bias * scale + shift
+        return self._apply(replace(told, weight=weight, bias=bias))
+
+    def _keep(self, relevance: Tensor) -> None:
+        self.pixels = relevance if self.pixels is None else self.pixels + relevance
+
+
+Handler = Callable[..., Any]
+_HANDLERS: dict[Any, Handler] = {}
+
+
+def handles(*functions: Any) -> Callable[[Handler], Handler]:
+    """Decorator of what is called in place of operations: with the mode, the operation, its arguments."""
+
+    def register(handler: Handler) -> Handler:
+        _HANDLERS.update(dict.fromkeys(functions, handler))
+        return handler
+
+    return register
+
+
+def by_ratio(x: Tensor, y: Tensor) -> Tensor:
+    """y = f(x) with the modified gradient f(x) / x: all relevance of the output goes to the input."""
+    ratio = y.detach() / stabilised(x.detach(), 1e-10)
+    return y.detach() + ratio * (x - x.detach())
+
+
+def half(x: Tensor) -> Tensor:
+    """x with half of its gradient, for one of two factors."""
+    return x / 2 + x.detach() / 2
+
+
+# Their own gradient shares relevance out: sums, means, copies and choices of places.
+_PASSING_NAMES = """
+    add add_ sub sub_ rsub neg subtract sum mean cumsum addcmul lerp cat concat concatenate stack hstack
+    vstack chunk split tensor_split unbind unflatten flatten reshape view view_as reshape_as permute
+    transpose swapaxes swapdims movedim moveaxis t squeeze unsqueeze expand expand_as repeat
+    repeat_interleave tile roll flip rot90 contiguous clone to type_as float double half narrow select
+    index_select gather take_along_dim masked_fill masked_fill_ where index_copy index_add scatter
+    scatter_add index_put diagonal unfold as_strided pad _pad interpolate upsample grid_sample
+    grid_sampler pixel_shuffle pixel_unshuffle fold channel_shuffle max_pool1d max_pool2d max_pool3d
+    _max_pool1d _max_pool2d _max_pool3d boolean_dispatch fn avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d _adaptive_max_pool2d max amax maximum min amin minimum topk sort dropout dropout1d
+    dropout2d dropout3d alpha_dropout feature_dropout dropout_ conv_transpose1d conv_transpose2d
+    conv_transpose3d requires_grad_ detach retain_grad register_hook
+"""
+_PASSING = frozenset(_PASSING_NAMES.split())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+@contextmanager
+def named_calls(model: nn.Module) -> Iterator[list[str]]:
+    """Names of the modules that are being called, the innermost last."""
+    stack: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(lambda *_, name=name: stack.append(name or "the model"))
+        )
+        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()

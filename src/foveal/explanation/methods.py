@@ -1,0 +1,189 @@
+"""One call for every explainer: `explain(model, images, target, method=...)`.
+
+A method is a function from a `Question` to relevance on the input grid, registered by name. It may give a
+value for each channel, (B, C, ...), as gradients do, or one for each place, (B, ...), as maps of layers do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveal.explanation.targets import Target, score_of, weights_of
+from foveal.settings import unknown_name
+
+Family = Literal["layer map", "gradient", "perturbation", "propagation", "attention", "trained"]
+Attribution = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a method is asked: why a model scores images as it does.
+
+    Attributes:
+        model: in evaluation mode, images to outputs (B, K) or (B, K, ...).
+        images: (B, C, H, W) or (B, C, T, H, W), float.
+        weights: of the outputs, fixed; the score is the weighted sum.
+        outputs: of the model for these images.
+    """
+
+    model: nn.Module
+    images: Tensor
+    weights: Tensor
+    outputs: Tensor
+
+    def score(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B,) scores of changed images, by the question's weights or others (B, ...)."""
+        return score_of(self.model(images), self.weights if weights is None else weights)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered explainer.
+
+    Attributes:
+        name: for `explain`.
+        family: how it goes about it.
+        attribute: from a `Question` and options to (B, C, ...) or (B, ...).
+        signed: values below 0 speak against the score; else only the size means something.
+        summary: its first line of documentation.
+    """
+
+    name: str
+    family: Family
+    attribute: Attribution
+    signed: bool
+    summary: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of its keyword options."""
+        kinds = inspect.signature(self.attribute).parameters.values()
+        return tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register_method(
+    name: str, family: Family, *, signed: bool = True
+) -> Callable[[Attribution], Attribution]:
+    """Decorator of a function that answers a `Question`; its keyword-only arguments are the options."""
+
+    def register(function: Attribution) -> Attribution:
+        if name in _METHODS:
+            raise ValueError(f"a method {name!r} is registered already")
+        summary = (function.__doc__ or "").strip().split("\n")[0]
+        _METHODS[name] = Method(name, family, function, signed, summary)
+        return function
+
+    return register
+
+
+def list_methods() -> list[str]:
+    """Names of all explainers, in order."""
+    _import_all()
+    return sorted(_METHODS)
+
+
+def find_method(name: str) -> Method:
+    """A registered explainer.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    _import_all()
+    if name not in _METHODS:
+        raise ValueError(unknown_name("method", name, sorted(_METHODS)))
+    return _METHODS[name]
+
+
+def explain(
+    model: nn.Module, images: Tensor, target: Target = None, *, method: str = "cam", **options: Any
+) -> Tensor:
+    """Relevance of each pixel for what a model says of images.
+
+    Args:
+        model: a `Classifier`, a `Segmenter`, or any module from images to (B, K) or (B, K, ...), in
+            evaluation mode.
+        images: (B, C, H, W), or (B, C, T, H, W) of models of volumes, as the model takes them.
+        target: a class index or (B,) of them; None is the class that each image is said to be; or a
+            function from the outputs to weights, such as `targets.region(2, mask)`.
+        method: see `list_methods`.
+        **options: of the method.
+
+    Returns:
+        (B, H, W) or (B, T, H, W) on the input grid, float32, not normalised: summed over channels where the
+        method is signed, else the largest size of any channel.
+
+    Raises:
+        ValueError: an unknown method, target or option, images that are not finite, a model in training mode.
+    """
+    chosen = find_method(method)
+    relevance = attribute(model, images, target, method=method, **options)
+    if relevance.ndim == images.ndim:
+        return relevance.sum(dim=1) if chosen.signed else relevance.abs().amax(dim=1)
+    return relevance
+
+
+def attribute(
+    model: nn.Module, images: Tensor, target: Target = None, *, method: str, **options: Any
+) -> Tensor:
+    """Like `explain`, but (B, C, ...) for each channel where the method tells channels apart."""
+    chosen = find_method(method)
+    if unknown := set(options) - set(chosen.options):
+        raise ValueError(unknown_name(f"option of {method!r}", unknown.pop(), chosen.options))
+    with frozen(model):
+        relevance = chosen.attribute(ask(model, images, target), **options)
+    return relevance.detach().float()
+
+
+def ask(model: nn.Module, images: Tensor, target: Target = None) -> Question:
+    """Check a model and its images, and fix the weights of the target.
+
+    Raises:
+        ValueError: see `explain`.
+    """
+    if model.training:
+        raise ValueError(f"{type(model).__name__} is in training mode; call .eval() first")
+    if images.ndim not in (4, 5) or not images.is_floating_point():
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} and type {images.dtype}; allowed: float (B, C, H, W) or "
+            "(B, C, T, H, W)"
+        )
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("images hold NaN or infinity")
+    with torch.no_grad():
+        outputs = model(images)
+    return Question(model, images, weights_of(outputs, target), outputs)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let gradients flow to images only: no gradient of a weight is computed or kept."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@cache
+def _import_all() -> None:
+    """Every module of this room registers its methods on import."""
+    package = importlib.import_module("foveal.explanation")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"foveal.explanation.{module.name}")

@@ -1,0 +1,130 @@
+"""Outputs of named layers during a forward pass, and tokens laid out as maps again."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of named modules; the last call counts where one is called several times.
+
+    Raises:
+        ValueError: a name that no module has, with the nearest ones; or an output that is no tensor.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keeper(name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple | list) and output else output
+            if not isinstance(first, Tensor):
+                raise ValueError(f"layer {name!r} gives a {type(output).__name__}; a tensor is wanted")
+            kept[name] = first
+
+        return keep
+
+    handles = [find_layer(model, name).register_forward_hook(keeper(name)) for name in names]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_layer(model: nn.Module, name: str) -> nn.Module:
+    """A module by its name.
+
+    Raises:
+        ValueError: there is none; the nearest names are told.
+    """
+    modules = dict(model.named_modules())
+    if name in modules and name:
+        return modules[name]
+    near = difflib.get_close_matches(name, list(modules), n=3, cutoff=0.4)
+    hint = f"; did you mean {', '.join(map(repr, near))}" if near else ""
+    raise ValueError(f"{type(model).__name__} has no layer {name!r}{hint}?" if near else
+                     f"{type(model).__name__} has no layer {name!r}")  # fmt: skip
+
+
+def last_map_layer(model: nn.Module, images: Tensor) -> str:
+    """Name of the last layer whose output is a map over places, (B, C, ...) with more than one place.
+
+    Raises:
+        ValueError: there is none; layers of tokens must be named.
+    """
+    found: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        if name and not list(module.children()):
+
+            def keep(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
+                if (
+                    isinstance(output, Tensor)
+                    and output.ndim == images.ndim
+                    and math.prod(output.shape[2:]) > 1
+                ):
+                    found.append(name)
+
+            handles.append(module.register_forward_hook(keep))
+    try:
+        with torch.no_grad():
+            model(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no layer of maps; name a layer of tokens with layer=")
+    return found[-1]
+
+
+def as_maps(
+    output: Tensor, images: Tensor, *, prefix_tokens: int | None = None, grid: Sequence[int] | None = None
+) -> Tensor:
+    """A layer's output as maps (B, D, ...): tokens (B, P + N, D) lose their P prefix tokens and get a grid.
+
+    Maps stay as they are. Channels-last maps (B, h, w, D) are told by `grid`.
+
+    Args:
+        output: of a layer.
+        images: of the model; their sides tell the shape of a grid that is not given.
+        prefix_tokens: how many tokens before the patches have no place, such as class tokens.
+        grid: of the patches.
+
+    Raises:
+        ValueError: tokens that fit no grid.
+    """
+    dimensions = images.ndim - 2
+    if output.ndim == images.ndim:
+        if grid is not None and tuple(output.shape[1:-1]) == tuple(grid) != tuple(output.shape[2:]):
+            return output.movedim(-1, 1)
+        return output
+    if output.ndim != 3:
+        raise ValueError(f"a layer's output of shape {tuple(output.shape)} is neither maps nor tokens")
+    count = output.shape[1]
+    wanted = [(prefix_tokens, grid)] if grid is not None or prefix_tokens is not None else []
+    options = wanted or [(prefix, None) for prefix in (0, 1)]
+    for prefix, known in options:
+        prefix = count - math.prod(known) if prefix is None and known is not None else prefix or 0
+        shape = tuple(known) if known is not None else _grid(count - prefix, tuple(images.shape[2:]))
+        if shape is not None and len(shape) == dimensions and math.prod(shape) == count - prefix:
+            return output[:, prefix:].movedim(2, 1).unflatten(2, shape)
+    raise ValueError(
+        f"{count} tokens fit no grid over images of {tuple(images.shape[2:])}; "
+        "tell prefix_tokens, the number of tokens before the patches, or grid"
+    )
+
+
+def _grid(cells: int, sides: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The grid of square cells that divides the sides into so many, if there is one."""
+    if cells < 1:
+        return None
+    step = (math.prod(sides) / cells) ** (1 / len(sides))
+    shape = tuple(round(side / step) for side in sides)
+    return shape if math.prod(shape) == cells else None
