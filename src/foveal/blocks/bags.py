@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,8 @@ class SRMamba(nn.Module):
         return self.out_proj(y * F.silu(z))
 
     def _scan(self, number: int, x: Tensor) -> Tensor:
-        return self.scans[number](F.silu(self.convs[number](x)))
+        conv = cast(CausalConv, self.convs[number])
+        return self.scans[number](conv.along(x, "forward", silu=True))
 
 
 class GatedAttentionPool(nn.Module):

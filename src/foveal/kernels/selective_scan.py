@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.kernels.fallback import compiled_module
 from foveal.kernels.orders import checked_order
 from foveal.kernels.overriding import overridable
 
@@ -174,9 +175,8 @@ def _path(backend: Backend, u: Tensor) -> Callable[[ScanInput], tuple[Tensor, Te
     if backend == "compiled":
         if u.device.type != "cpu":
             raise ValueError(f"backend='compiled' takes tensors on the CPU, got {u.device}")
-        from foveal.kernels.selective_scan_cpu import scan_on_cpu
-
-        return scan_on_cpu
+        compiled = compiled_module("selective_scan_cpu")
+        return reference_scan if compiled is None else compiled.scan_on_cpu  # type: ignore[no-any-return]
     if backend == "triton":
         from foveal.kernels.selective_scan_gpu import scan_on_gpu
 

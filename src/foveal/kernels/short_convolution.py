@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.kernels.fallback import compiled_module
 from foveal.kernels.orders import checked_order
 from foveal.kernels.overriding import overridable
 from foveal.settings import unknown_name
@@ -62,9 +63,10 @@ def short_convolution(
         return _reference(x, taps, bias, order, silu)
     if not compiles:
         raise ValueError(f"backend='compiled' takes 32 or 64 bits on the CPU; got {kind} on {x.device}")
-    from foveal.kernels.short_convolution_cpu import convolve_on_cpu
-
-    return convolve_on_cpu(x, taps, bias, order, silu)
+    compiled = compiled_module("short_convolution_cpu")
+    if compiled is None:
+        return _reference(x, taps, bias, order, silu)
+    return compiled.convolve_on_cpu(x, taps, bias, order, silu)  # type: ignore[no-any-return]
 
 
 def _reference(x: Tensor, taps: Tensor, bias: Tensor, order: Tensor | None, silu: bool) -> Tensor:
