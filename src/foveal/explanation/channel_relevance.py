@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveal.encoders.channelvit import ChannelViT
+from foveal.explanation.attention_methods import relevance_rollout
+from foveal.explanation.attention_taps import attention_tapped
 
 
 def channel_relevance(
@@ -39,12 +39,12 @@ def channel_relevance(
     """
     if encoder.training:
         raise ValueError("the encoder is in training mode, in which channels are drawn; call .eval() first")
-    with torch.enable_grad(), torch.inference_mode(False), _attention_of(encoder) as maps:
-        features = encoder(images.clone(), channels)
+    with torch.enable_grad(), torch.inference_mode(False):
+        with attention_tapped(encoder) as layers:
+            features = encoder(images.clone(), channels)
+        maps = [layer.weights for layer in layers]
         gradients = torch.autograd.grad(target(features.pooled).sum(), maps)
-    relevance = torch.eye(maps[0].shape[-1], device=images.device).expand(len(images), -1, -1)
-    for attention, gradient in zip(maps, gradients, strict=True):
-        relevance = relevance + (gradient * attention).relu().mean(dim=1).detach() @ relevance
+    relevance = relevance_rollout(maps, gradients).detach()
     height, width = features.grid
     return rearrange(relevance[:, 0, 1:], "b (c h w) -> b c h w", h=height, w=width)
 
@@ -53,26 +53,3 @@ def channel_shares(relevance: Tensor) -> Tensor:
     """(B, C') share of each channel in a relevance (B, C', h, w); sums to 1, or is 0 where nothing counts."""
     sums = relevance.sum(dim=(2, 3))
     return sums / sums.sum(dim=1, keepdim=True).clamp_min(torch.finfo(sums.dtype).tiny)
-
-
-@contextmanager
-def _attention_of(encoder: ChannelViT) -> Iterator[list[Tensor]]:
-    """Collect the attention (B, heads, N, N) of every block in a forward pass; fused attention has none."""
-    maps: list[Tensor] = []
-    handles, fused = [], []
-
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        maps.append(output)
-
-    for block in encoder.blocks:
-        attention: Any = block.attn
-        fused.append((attention, attention.fused_attn))
-        attention.fused_attn = False
-        handles.append(attention.attn_drop.register_forward_hook(keep))
-    try:
-        yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
-        for attention, was in fused:
-            attention.fused_attn = was

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from foveal.explanation import lrp_attention, lrp_operations  # noqa: F401  they register their operations
-from foveal.explanation.lrp_mode import Composite, Propagation, named_calls
+from foveal.explanation.lrp_mode import Composite, Propagation
 from foveal.explanation.lrp_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare
 from foveal.explanation.methods import Question, register_method
-from foveal.explanation.taps import tapped
+from foveal.explanation.taps import named_calls, tapped
 from foveal.settings import unknown_name
 
 

@@ -7,12 +7,11 @@ deviations and divisors are held constant (arXiv 2402.05602, 2406.07592 for scan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from foveal.explanation.lrp_rules import Layer, Rule, stabilised
@@ -195,20 +194,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _tensors(part)
-
-
-@contextmanager
-def named_calls(model: nn.Module) -> Iterator[list[str]]:
-    """Names of the modules that are being called, the innermost last."""
-    stack: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda *_, name=name: stack.append(name or "the model"))
-        )
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()

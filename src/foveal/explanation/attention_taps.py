@@ -1,0 +1,111 @@
+"""Attention weights of any transformer during a forward pass, fused or not, to be read and to be changed.
+
+Attention is met where torch computes it: as `scaled_dot_product_attention`, inside `MultiheadAttention`, or
+as a softmax within a module that is called attention. No flag of a model is switched, no module replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from foveal.explanation.taps import named_calls
+from foveal.explanation.torch_attention import attention_in_steps, multi_head_in_steps
+
+Edit = Callable[[int, Tensor], Tensor]
+"""Number of the layer and its weights (B, H, N, M) to the weights to go on with."""
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """Attention of one layer.
+
+    Attributes:
+        name: of the module.
+        weights: (B, H, N, M), rows sum to 1 over the M keys; part of the graph where gradients are on.
+    """
+
+    name: str
+    weights: Tensor
+
+
+@contextmanager
+def attention_tapped(model: nn.Module, *, edit: Edit | None = None) -> Iterator[list[LayerAttention]]:
+    """Collect the attention of every layer of a forward pass, first layer first.
+
+    Args:
+        model: any with attention of torch's functions.
+        edit: changes the weights before the values are mixed by them, such as a gate of each head: what is
+            collected is what it returns.
+
+    Yields:
+        A list that fills as the model runs.
+    """
+    kept: list[LayerAttention] = []
+    with named_calls(model) as calls, _AttentionMode(calls, kept, edit):
+        yield kept
+
+
+def attention_of(model: nn.Module, images: Tensor) -> list[LayerAttention]:
+    """Attention of every layer for some images, without gradients.
+
+    Raises:
+        ValueError: the model has no attention.
+    """
+    with torch.no_grad(), attention_tapped(model) as kept:
+        model(images)
+    check_attention(model, kept)
+    return kept
+
+
+def check_attention(model: nn.Module, kept: list[LayerAttention]) -> None:
+    """Refuse a model in which no attention was met.
+
+    Raises:
+        ValueError: nothing was met.
+    """
+    if not kept:
+        raise ValueError(
+            f"{type(model).__name__} has no attention; explain it by another method, such as lrp or grad-cam"
+        )
+
+
+class _AttentionMode(TorchFunctionMode):
+    def __init__(self, calls: list[str], kept: list[LayerAttention], edit: Edit | None) -> None:
+        super().__init__()
+        self.calls, self.kept, self.edit = calls, kept, edit
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return attention_in_steps(*args, **kwargs, met=self._met)
+        if func is F.multi_head_attention_forward:
+            attend = partial(attention_in_steps, met=self._met)
+            return multi_head_in_steps(F.linear, attend, *args, **kwargs)
+        result = func(*args, **kwargs)
+        if (
+            func in (F.softmax, torch.softmax, Tensor.softmax)
+            and result.ndim == 4
+            and self._within_attention()
+        ):
+            return self._met(result)
+        return result
+
+    def _met(self, weights: Tensor) -> Tensor:
+        if self.edit is not None:
+            weights = self.edit(len(self.kept), weights)
+        self.kept.append(LayerAttention(self.calls[-1] if self.calls else "", weights))
+        return weights
+
+    def _within_attention(self) -> bool:
+        return any("attn" in name or "attention" in name for name in self.calls)
