@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from foveal.explanation.lrp_rules import Layer, Rule, stabilised
+from foveal.explanation.lrp_rules import Epsilon, Layer, Rule, stabilised
 
 Attention = Literal["cp", "product"]
 
@@ -53,8 +54,9 @@ class _Shared(torch.autograd.Function):
         layer: Layer,
         rule: Rule,
         keep: Callable[[Tensor], None] | None,
+        value: Tensor | None,
     ) -> Tensor:
-        y = layer(x, weight, bias)
+        y = layer(x, weight, bias) if value is None else value
         ctx.save_for_backward(x, y)
         ctx.told = weight, bias, layer, rule, keep
         return y
@@ -64,14 +66,17 @@ class _Shared(torch.autograd.Function):
         x, y = ctx.saved_tensors
         weight, bias, layer, rule, keep = ctx.told
         if keep is None:
-            return rule.gradient(layer, x, weight, bias, y * gradient), None, None, None, None, None
+            return rule.gradient(layer, x, weight, bias, y * gradient), None, None, None, None, None, None
         keep(rule.relevance(layer, x, weight, bias, y * gradient))
-        return torch.zeros_like(x), None, None, None, None, None
+        return torch.zeros_like(x), None, None, None, None, None, None
 
 
 @dataclass
-class _Merged:
-    """How a tensor came about by a linear map, so that a normalisation can be merged into it."""
+class _Linear:
+    """How a tensor came about by a linear map, so that a normalisation can be merged into it.
+
+    `plain` is its value with the map's own gradient, None under a rule that needs another.
+    """
 
     x: Tensor
     weight: Tensor
@@ -79,6 +84,7 @@ class _Merged:
     layer: Layer
     rule: Rule | None
     keep: Callable[[Tensor], None] | None
+    plain: Tensor | None = None
 
 
 class Propagation(TorchFunctionMode):
@@ -89,7 +95,7 @@ class Propagation(TorchFunctionMode):
         self.composite, self.calls = composite, calls
         self.pixels: Tensor | None = None
         self._met_first = False
-        self._last: tuple[Tensor, _Merged] | None = None
+        self._last: tuple[Tensor, _Linear] | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -119,24 +125,35 @@ class Propagation(TorchFunctionMode):
             self._met_first = True
             if self.composite.first is not None:
                 rule, keep = self.composite.first, self._keep
-        return self._apply(_Merged(x, weight, bias, layer, rule, keep))
-
-    def _apply(self, told: _Merged) -> Tensor:
-        if told.rule is None:
-            y = told.layer(told.x, told.weight, told.bias)
-        else:
-            y = _Shared.apply(told.x, told.weight, told.bias, told.layer, told.rule, told.keep)
-        self._last = y, told
-        return y
+        return self._apply(_Linear(x, weight, bias, layer, rule, keep))
 
     def merged_with(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor | None:
         """scale * y + shift as one linear map, if y came from one; (O,) scale and shift of its outputs."""
         if self._last is None or self._last[0] is not y:
             return None
         told = self._last[1]
+        along = (-1, *[1] * (y.ndim - 2))
         weight = told.weight * scale.view(-1, *[1] * (told.weight.ndim - 1))
         bias = shift if told.bias is None else told.bias * scale + shift
-        return self._apply(replace(told, weight=weight, bias=bias))
+        value = (y if told.plain is None else told.plain) * scale.view(along) + shift.view(along)
+        return self._apply(replace(told, weight=weight, bias=bias, plain=None), value)
+
+    def _apply(self, told: _Linear, value: Tensor | None = None) -> Tensor:
+        """The map's outputs with the gradient of its rule; `value` are those outputs, if they are known."""
+        if told.rule is None or (told.keep is None and isinstance(told.rule, Epsilon)):
+            told.plain = told.layer(told.x, told.weight, told.bias) if value is None else value
+            y = told.plain
+            if isinstance(told.rule, Epsilon):
+                bias = told.bias
+                if bias is not None and told.layer is not F.linear:
+                    bias = bias.view(-1, *[1] * (y.ndim - 2))
+                factor = told.rule.factor(y.detach(), bias)
+                y = y.detach() + factor * (y - y.detach())
+        else:
+            known = None if value is None else value.detach()
+            y = _Shared.apply(told.x, told.weight, told.bias, told.layer, told.rule, told.keep, known)
+        self._last = y, told
+        return y
 
     def _keep(self, relevance: Tensor) -> None:
         self.pixels = relevance if self.pixels is None else self.pixels + relevance

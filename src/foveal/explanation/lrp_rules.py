@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_SIDES: tuple[dict[str, float], ...] = ({"min": 0}, {"max": 0})
 Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A linear map of inputs, weights and a bias: F.linear, a convolution."""
 
@@ -71,9 +72,15 @@ class Epsilon(_ByContribution):
         self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, relevance: Tensor
     ) -> Tensor:
         """See `Rule`."""
-        z = layer(x, weight, None if self.zero_bias else bias)
-        below = stabilised(z, self.epsilon) if self.signed else z + self.epsilon
-        return _pull_back(layer, x, weight, relevance / below)
+        z, pull = _passed(layer, x, weight, None if self.zero_bias else bias)
+        return pull(relevance / self._below(z))
+
+    def factor(self, z: Tensor, bias: Tensor | None) -> Tensor:
+        """What the gradient at an output z, whose bias broadcasts to it, is times under this rule."""
+        return z / self._below(z - bias if self.zero_bias and bias is not None else z)
+
+    def _below(self, z: Tensor) -> Tensor:
+        return stabilised(z, self.epsilon) if self.signed else z + self.epsilon
 
 
 @dataclass(frozen=True)
@@ -94,24 +101,15 @@ class Gamma(_ByContribution):
         self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, relevance: Tensor
     ) -> Tensor:
         """See `Rule`."""
-        more = weight + self.gamma * weight.clamp(min=0), weight + self.gamma * weight.clamp(max=0)
         bias = None if self.zero_bias else bias
-        shift = (
-            (None, None)
-            if bias is None
-            else (bias + self.gamma * bias.clamp(min=0), bias + self.gamma * bias.clamp(max=0))
-        )
-        up, down = x.clamp(min=0), x.clamp(max=0)
+        weights = [weight + self.gamma * weight.clamp(**side) for side in _SIDES]
+        shifts = [None if bias is None else bias + self.gamma * bias.clamp(**side) for side in _SIDES]
         z = layer(x, weight, bias)
-        parts = []
-        for sign in (0, 1):  # outputs above 0, outputs below
-            own, other = more[sign], more[1 - sign]
-            total = layer(up, own, shift[sign]) + layer(down, other, None)
-            chosen = z > 0 if sign == 0 else z < 0
-            share = torch.where(chosen, relevance / stabilised(total, self.epsilon), 0.0)
-            parts.append((_pull_back(layer, x, own, share), _pull_back(layer, x, other, share)))
-        of_up, of_down = parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
-        return torch.where(x > 0, of_up, torch.where(x < 0, of_down, 0.0))
+        gradient = torch.zeros_like(x)
+        for own, chosen in enumerate((z > 0, z < 0)):  # outputs above 0, outputs below
+            total, pull = _by_sign(layer, x, weights[own], weights[1 - own], shifts[own])
+            gradient += pull(torch.where(chosen, relevance / stabilised(total, self.epsilon), 0.0))
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -142,19 +140,16 @@ class AlphaBeta(_ByContribution):
         self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, relevance: Tensor
     ) -> Tensor:
         """See `Rule`."""
-        up, down = x.clamp(min=0), x.clamp(max=0)
-        signed = weight.clamp(min=0), weight.clamp(max=0)
         bias = None if self.zero_bias else bias
-        of_up, of_down = torch.zeros_like(x), torch.zeros_like(x)
-        for factor, own, other in ((self.alpha, 0, 1), (-self.beta, 1, 0)):
+        weights = [weight.clamp(**side) for side in _SIDES]
+        gradient = torch.zeros_like(x)
+        for own, factor in enumerate((self.alpha, -self.beta)):
             if factor == 0:
                 continue
-            shift = None if bias is None else bias.clamp(min=0) if own == 0 else bias.clamp(max=0)
-            total = layer(up, signed[own], shift) + layer(down, signed[other], None)
-            share = factor * relevance / stabilised(total, self.epsilon)
-            of_up = of_up + _pull_back(layer, x, signed[own], share)
-            of_down = of_down + _pull_back(layer, x, signed[other], share)
-        return torch.where(x > 0, of_up, torch.where(x < 0, of_down, 0.0))
+            shift = None if bias is None else bias.clamp(**_SIDES[own])
+            total, pull = _by_sign(layer, x, weights[own], weights[1 - own], shift)
+            gradient += pull(factor * relevance / stabilised(total, self.epsilon))
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -171,8 +166,8 @@ class Flat(Rule):
         self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, relevance: Tensor
     ) -> Tensor:
         """See `Rule`."""
-        ones, even = torch.ones_like(x), torch.ones_like(weight)
-        return _pull_back(layer, x, even, relevance / stabilised(layer(ones, even, None), self.epsilon))
+        total, pull = _passed(layer, torch.ones_like(x), torch.ones_like(weight), None)
+        return pull(relevance / stabilised(total, self.epsilon))
 
 
 @dataclass(frozen=True)
@@ -189,9 +184,8 @@ class WSquare(Rule):
         self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, relevance: Tensor
     ) -> Tensor:
         """See `Rule`."""
-        squares = weight.square()
-        total = layer(torch.ones_like(x), squares, None)
-        return _pull_back(layer, x, squares, relevance / stabilised(total, self.epsilon))
+        total, pull = _passed(layer, torch.ones_like(x), weight.square(), None)
+        return pull(relevance / stabilised(total, self.epsilon))
 
 
 @dataclass(frozen=True)
@@ -215,15 +209,14 @@ class Box(Rule):
         low, high = (
             torch.as_tensor(end, dtype=x.dtype, device=x.device).expand_as(x) for end in (self.low, self.high)
         )
-        above, below = weight.clamp(min=0), weight.clamp(max=0)
-        shifts = (None, None, None) if bias is None else (bias, bias.clamp(min=0), bias.clamp(max=0))
-        total = layer(x, weight, shifts[0]) - layer(low, above, shifts[1]) - layer(high, below, shifts[2])
-        share = relevance / stabilised(total, self.epsilon)
-        return (
-            x * _pull_back(layer, x, weight, share)
-            - low * _pull_back(layer, x, above, share)
-            - high * _pull_back(layer, x, below, share)
+        above, below = (weight.clamp(**side) for side in _SIDES)
+        shifts = (None, None, None) if bias is None else (bias, *(bias.clamp(**side) for side in _SIDES))
+        (z, of_x), (z_low, of_low), (z_high, of_high) = (
+            _passed(layer, *given)
+            for given in ((x, weight, shifts[0]), (low, above, shifts[1]), (high, below, shifts[2]))
         )
+        share = relevance / stabilised(z - z_low - z_high, self.epsilon)
+        return x * of_x(share) - low * of_low(share) - high * of_high(share)
 
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
@@ -231,8 +224,26 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
     return z + torch.where(z < 0, -epsilon, epsilon)
 
 
-def _pull_back(layer: Layer, x: Tensor, weight: Tensor, share: Tensor) -> Tensor:
-    """Sum over outputs k of weight_jk share_k, at every input j."""
+def _passed(
+    layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The outputs, and a function from shares of them to sum over k of weight_jk share_k at every input j."""
     with torch.enable_grad():
-        given = torch.zeros_like(x).requires_grad_()
-        return torch.autograd.grad(layer(given, weight, None), given, share)[0]
+        given = x.detach().requires_grad_()
+        z = layer(given, weight, bias)
+    return z.detach(), lambda share: torch.autograd.grad(z, given, share)[0]
+
+
+def _by_sign(
+    layer: Layer, x: Tensor, weight_above: Tensor, weight_below: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Like `_passed`, with one weight for inputs above 0 and another for those below; 0 where x is 0."""
+    total, pull = _passed(layer, x.clamp(min=0), weight_above, bias)
+    if bool((x >= 0).all()):  # as after a ReLU
+        return total, lambda share: torch.where(x > 0, pull(share), 0.0)
+    more, pull_below = _passed(layer, x.clamp(max=0), weight_below, None)
+
+    def both(share: Tensor) -> Tensor:
+        return torch.where(x > 0, pull(share), torch.where(x < 0, pull_below(share), 0.0))
+
+    return total + more, both
