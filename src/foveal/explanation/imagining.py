@@ -1,7 +1,7 @@
 """Images that a model would like to see: activation maximisation, DeepDream and inversion, in any dimensions.
 
-No attributions: each gives an image back (Simonyan et al., arXiv 1312.6034; Mordvintsev et al., 2015; Mahendran
-and Vedaldi, arXiv 1412.0035).
+No attributions: each gives an image back (Simonyan et al., arXiv 1312.6034; Mordvintsev et al., 2015;
+Mahendran and Vedaldi, arXiv 1412.0035).
 """
 
 from __future__ import annotations
