@@ -246,3 +246,25 @@ def test_other_weights_make_another_map(network, images):
     ranks = [x.argsort(1).argsort(1).float() for x in (before, after)]
     correlation = torch.corrcoef(torch.stack([r[0] for r in ranks]))[0, 1]
     assert correlation < 0.5
+
+
+def test_a_score_below_nought_is_told(network, images):
+    lowest = network(images).argmin(1)
+    with pytest.warns(UserWarning, match="below 0"):
+        explain(network, images, lowest, method="lrp")
+
+
+def test_pixels_scaled_on_their_way_in_keep_their_relevance(network, images):
+    class Standardised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, pixels):
+            return self.inner(nn.functional.pixel_unshuffle((pixels - 0.5) / 0.25, 1))
+
+    model = Standardised().eval()
+    found = relevance(model, images * 0.25 + 0.5, 2, "epsilon-plus-flat")[0]
+    torch.testing.assert_close(
+        found, relevance(network, images, 2, "epsilon-plus-flat")[0], rtol=1e-3, atol=1e-5
+    )

@@ -8,6 +8,7 @@ modules, and no module is replaced. What has no rule is an error that names it, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,15 +19,16 @@ from foveal.explanation.lrp_mode import Composite, Propagation
 from foveal.explanation.lrp_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare
 from foveal.explanation.methods import Question, register_method
 from foveal.explanation.taps import named_calls, tapped
+from foveal.explanation.targets import score_of
 from foveal.settings import unknown_name
 
 
 def box_of(model: nn.Module) -> Box:
-    """The rule for pixels of [0, 1], standardised by the model's `mean` and `std` where it has them."""
+    """The rule for pixels of [0, 1], or for the range of all channels standardised by the model."""
     mean, std = getattr(model, "mean", None), getattr(model, "std", None)
     if not (isinstance(mean, Tensor) and isinstance(std, Tensor)):
         return Box(0.0, 1.0)
-    return Box((0 - mean) / std, (1 - mean) / std)
+    return Box(float(((0 - mean) / std).min()), float(((1 - mean) / std).max()))
 
 
 COMPOSITES: dict[str, Callable[[nn.Module], Composite]] = {
@@ -65,6 +67,13 @@ def lrp(asked: Question, *, composite: str | Composite = "auto") -> Tensor:
     `composite` names the rules: "auto" is "epsilon-plus-flat" where convolutions prevail, "cp-lrp" where
     there is attention or a scan. Relevance is that of the standardised pixels of models that standardise.
     """
+    below = score_of(asked.outputs, asked.weights) < 0
+    if below.any():
+        warnings.warn(
+            f"scores of images {below.nonzero()[:, 0].tolist()} are below 0, to which their relevance "
+            "adds up: its positive parts speak for the class, the negative ones outweigh them",
+            stacklevel=3,
+        )
     return relevance_of(asked, composite)[0]
 
 
@@ -86,10 +95,9 @@ def relevance_of(
             outputs = asked.model(images)
     score = (outputs * asked.weights).sum()
     found = torch.autograd.grad(score, [images, *kept.values()], allow_unused=True)
-    pixels = mode.pixels
-    if pixels is None:
-        gradient = torch.zeros_like(images) if found[0] is None else found[0]
-        pixels = (images - shift if isinstance(shift, Tensor) else images) * gradient
+    pixels = torch.zeros_like(images) if found[0] is None else found[0]
+    if not mode.reads_pixels:
+        pixels = (images - shift if isinstance(shift, Tensor) else images) * pixels
     inside = {
         name: torch.zeros_like(value) if gradient is None else value * gradient
         for (name, value), gradient in zip(kept.items(), found[1:], strict=True)

@@ -53,29 +53,28 @@ class _Shared(torch.autograd.Function):
         bias: Tensor | None,
         layer: Layer,
         rule: Rule,
-        keep: Callable[[Tensor], None] | None,
+        pixels: bool,
         value: Tensor | None,
     ) -> Tensor:
         y = layer(x, weight, bias) if value is None else value
         ctx.save_for_backward(x, y)
-        ctx.told = weight, bias, layer, rule, keep
+        ctx.told = weight, bias, layer, rule, pixels
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, y = ctx.saved_tensors
-        weight, bias, layer, rule, keep = ctx.told
-        if keep is None:
-            return rule.gradient(layer, x, weight, bias, y * gradient), None, None, None, None, None, None
-        keep(rule.relevance(layer, x, weight, bias, y * gradient))
-        return torch.zeros_like(x), None, None, None, None, None, None
+        weight, bias, layer, rule, pixels = ctx.told
+        share = rule.relevance if pixels else rule.gradient
+        return share(layer, x, weight, bias, y * gradient), None, None, None, None, None, None
 
 
 @dataclass
 class _Linear:
     """How a tensor came about by a linear map, so that a normalisation can be merged into it.
 
-    `plain` is its value with the map's own gradient, None under a rule that needs another.
+    `pixels`: its rule is that of pixels, which tells relevance and not a gradient. `plain` is the value with
+    the map's own gradient, None under a rule that needs another.
     """
 
     x: Tensor
@@ -83,7 +82,7 @@ class _Linear:
     bias: Tensor | None
     layer: Layer
     rule: Rule | None
-    keep: Callable[[Tensor], None] | None
+    pixels: bool
     plain: Tensor | None = None
 
 
@@ -93,7 +92,6 @@ class Propagation(TorchFunctionMode):
     def __init__(self, composite: Composite, calls: list[str]) -> None:
         super().__init__()
         self.composite, self.calls = composite, calls
-        self.pixels: Tensor | None = None
         self._met_first = False
         self._last: tuple[Tensor, _Linear] | None = None
 
@@ -103,6 +101,8 @@ class Propagation(TorchFunctionMode):
         kwargs = kwargs or {}
         if not any(tensor.requires_grad for tensor in _tensors((args, kwargs))):
             return func(*args, **kwargs)
+        if self.reads_pixels and not self._met_first and func in _SCALES:
+            return _straight(func, *args, **kwargs)
         if func in _HANDLERS:
             return _HANDLERS[func](self, func, *args, **kwargs)
         result = func(*args, **kwargs)
@@ -116,16 +116,21 @@ class Propagation(TorchFunctionMode):
             )
         return result
 
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether the first linear map has a rule for pixels: what comes to images is relevance itself."""
+        return self.composite.first is not None
+
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Layer, rule: Rule | None
     ) -> Tensor:
         """A linear map by its rule; the first one of all reads the pixels."""
-        keep = None
+        pixels = False
         if not self._met_first:
             self._met_first = True
             if self.composite.first is not None:
-                rule, keep = self.composite.first, self._keep
-        return self._apply(_Linear(x, weight, bias, layer, rule, keep))
+                rule, pixels = self.composite.first, True
+        return self._apply(_Linear(x, weight, bias, layer, rule, pixels))
 
     def merged_with(self, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor | None:
         """scale * y + shift as one linear map, if y came from one; (O,) scale and shift of its outputs."""
@@ -140,7 +145,7 @@ class Propagation(TorchFunctionMode):
 
     def _apply(self, told: _Linear, value: Tensor | None = None) -> Tensor:
         """The map's outputs with the gradient of its rule; `value` are those outputs, if they are known."""
-        if told.rule is None or (told.keep is None and isinstance(told.rule, Epsilon)):
+        if told.rule is None or (not told.pixels and isinstance(told.rule, Epsilon)):
             told.plain = told.layer(told.x, told.weight, told.bias) if value is None else value
             y = told.plain
             if isinstance(told.rule, Epsilon):
@@ -151,12 +156,9 @@ class Propagation(TorchFunctionMode):
                 y = y.detach() + factor * (y - y.detach())
         else:
             known = None if value is None else value.detach()
-            y = _Shared.apply(told.x, told.weight, told.bias, told.layer, told.rule, told.keep, known)
+            y = _Shared.apply(told.x, told.weight, told.bias, told.layer, told.rule, told.pixels, known)
         self._last = y, told
         return y
-
-    def _keep(self, relevance: Tensor) -> None:
-        self.pixels = relevance if self.pixels is None else self.pixels + relevance
 
 
 Handler = Callable[..., Any]
@@ -171,6 +173,20 @@ def handles(*functions: Any) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+_SCALES = (
+    torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.div, Tensor.div, Tensor.__truediv__,
+)  # fmt: skip
+
+
+def _straight(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Pixels scaled by a constant on their way to the first map, relevance passed on as it is."""
+    scaled = func(*args, **kwargs)
+    pixels = next(tensor for tensor in _tensors(args) if tensor.requires_grad)
+    if scaled.shape != pixels.shape:
+        raise NotImplementedError("pixels change shape by being scaled: no relevance rule for that")
+    return scaled.detach() + (pixels - pixels.detach())
 
 
 def by_ratio(x: Tensor, y: Tensor) -> Tensor:
