@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 
 from encoder_learning_entries import RESNET, VIT, Entry, labels, sized
-from foveal.evaluation.figure_style import COLOURS, SOFT, STYLE, figure_svg
+from foveal.evaluation.figure_style import COLOURS, LOG_STYLE, SOFT, figure_svg
 from foveal.files import write_atomically
 from foveal.machine import added_memory, describe_environment
 from foveal.markdown import table
@@ -124,7 +124,7 @@ def rows_of(costs: list[Cost], parameters: dict[str, int]) -> list[list[str]]:
 
 def plot(costs: list[Cost], shown: list[str]) -> bytes:
     """Time of each encoder over the tokens; the ViT is drawn thick."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(LOG_STYLE):
         figure = Figure(figsize=(7.4, 3.8), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for number, label in enumerate(shown):

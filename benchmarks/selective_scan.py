@@ -29,7 +29,7 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveal.evaluation.figure_style import COLOURS, STYLE, figure_svg
+from foveal.evaluation.figure_style import COLOURS, LOG_STYLE, figure_svg
 from foveal.evaluation.sequence_costs import kept_bytes
 from foveal.files import write_atomically
 from foveal.kernels.fast_exp import exp2
@@ -187,7 +187,7 @@ def rows_of(times: list[Times], floors: dict[int, tuple[float, float]]) -> Itera
 
 def plot(times: list[Times]) -> bytes:
     """Time over tokens, forward and with the backward pass, both axes logarithmic."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(LOG_STYLE):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for name, colour in zip(WAYS, COLOURS[1:], strict=False):

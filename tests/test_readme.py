@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"settings", "files", "pages"}
+LEAVES = {"settings", "files", "pages", "machine", "markdown"}
 
 
 def layers() -> list[str]:

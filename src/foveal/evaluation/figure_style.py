@@ -26,6 +26,8 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a group may be called "$a$"
     "svg.hashsalt": "foveal",  # same results, same bytes
 }
+LOG_STYLE = {**STYLE, "text.parse_math": True}
+"""For axes in powers of ten, which matplotlib writes as mathematics."""
 
 
 def wrapped(text: str, width: int, *, lines: int = 2) -> str:

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from foveal.blocks.sequence_operators import operator_kind
-from foveal.evaluation.figure_style import COLOURS, STYLE, figure_svg
+from foveal.evaluation.figure_style import COLOURS, LOG_STYLE, figure_svg
 from foveal.evaluation.sequence_costs import Measure, SequenceReport
 from foveal.markdown import table
 
@@ -55,7 +55,7 @@ def cost_figure(
     """
     if not measures:
         raise ValueError("no measures to plot; allowed: one or more of " + ", ".join(_AXES))
-    with mpl.rc_context({**STYLE, "text.parse_math": True}):  # ticks are powers of ten
+    with mpl.rc_context(LOG_STYLE):
         figure = Figure(figsize=(3.4 * len(measures), 3.6), layout="constrained")
         panels = figure.subplots(1, len(measures), squeeze=False)[0]
         for panel, of in zip(panels, measures, strict=True):
