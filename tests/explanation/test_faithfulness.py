@@ -83,8 +83,13 @@ def test_sensitivity_is_captums_given_the_same_perturbations(network):
     images = torch.rand(3, 3, 10, 10)
     asked, drawn = ask(network, images, 1), 0.05 * torch.randn(3, 6, 3, 10, 10)
     calls = iter(range(6))
+
+    def saliency(inputs):
+        x = inputs[0] if isinstance(inputs, tuple) else inputs
+        return Saliency(network).attribute(x.clone().requires_grad_(), target=1, abs=False)
+
     theirs = captum.metrics.sensitivity_max(
-        lambda x: Saliency(network).attribute(x[0].requires_grad_(), target=1, abs=False),
+        saliency,
         images,
         lambda inputs: inputs - drawn[:, next(calls)],
         n_perturb_samples=6,
