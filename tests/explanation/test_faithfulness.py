@@ -84,9 +84,10 @@ def test_sensitivity_is_captums_given_the_same_perturbations(network):
     asked, drawn = ask(network, images, 1), 0.05 * torch.randn(3, 6, 3, 10, 10)
     calls = iter(range(6))
 
-    def saliency(inputs):
+    def saliency(inputs):  # a tuple first, then tensors
         x = inputs[0] if isinstance(inputs, tuple) else inputs
-        return Saliency(network).attribute(x.clone().requires_grad_(), target=1, abs=False)
+        found = Saliency(network).attribute(x.clone().requires_grad_(), target=1, abs=False)
+        return (found,) if isinstance(inputs, tuple) else found
 
     theirs = captum.metrics.sensitivity_max(
         saliency,
