@@ -1,5 +1,8 @@
 """The four kinds of network that every method explains: classifiers and segmenters, of images and volumes."""
 
+import os
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -24,3 +27,19 @@ def tiny_network(kind: str, *, seed: int = 0) -> tuple[nn.Module, Tensor, int]:
         if found.ndim > 2:  # every class somewhere
             head[0].bias -= found.mean(dim=(0, *range(2, found.ndim)))
     return network, images, 1
+
+
+class Trap(nn.Module):
+    """Sleeps for ever on more than ten images, ends its process on just five, and else classifies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 10:
+            time.sleep(3600)
+        if len(images) == 5:
+            os._exit(9)
+        return self.head(torch.relu(self.conv(images)).mean((2, 3)))

@@ -112,6 +112,13 @@ def explain_tiled(
     return TiledRelevance(total / count, corners, torch.stack(scores).detach(), tuple(repeated))
 
 
+def cut_tiles(images: Tensor, tile: int | Sequence[int], overlap: float) -> list[Tensor]:
+    """The tiles of images, as `explain_tiled` cuts them."""
+    sides = tuple(images.shape[2:])
+    tiles = _tiles(sides, _tile_sides(tile, sides), overlap)
+    return [images[(slice(None), slice(None), *each.whole)] for each in tiles]
+
+
 def _weights(model: nn.Module, images: Tensor, target: Target, tiles: Sequence[_Tile]) -> Tensor:
     """Weights of the whole image's outputs, or (B, K) of those of each tile."""
     whole: Tensor | None = None
