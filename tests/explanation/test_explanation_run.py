@@ -14,6 +14,7 @@ from torch import nn
 from foveal.explanation import explain
 from foveal.explanation.run import run_explanations
 from foveal.explanation.run_settings import ExplainSettings
+from foveal.explanation.run_worker import target_weights
 from foveal.explanation.subjects import file_cases, load_model, read_subject, tensor_case
 from foveal.models import Classifier, ClassifierConfig, Segmenter, SegmenterConfig
 from foveal.models.mask_model import MaskModel, MaskModelConfig
@@ -127,6 +128,17 @@ def test_maps_come_back_to_their_place_on_the_photograph(tmp_path):
     assert (subject.place(np.ones((48, 48), np.float32)) > 0).mean() == pytest.approx(0.49, abs=0.03)
     with pytest.raises(ValueError, match="does not tell how files are prepared"):
         read_subject(tmp_path / "eye.png", nn.Identity())
+
+
+def test_a_class_of_a_segmenter_is_where_its_own_threshold_calls_it():
+    torch.manual_seed(0)
+    config = SegmenterConfig(classes=("disc", "fovea"), activation="sigmoid", thresholds={"fovea": 0.7})
+    model = Segmenter(config).eval()
+    logits = torch.tensor([[[[-1.0, 0.5, 2.0, -3.0]], [[-2.0, 0.6, 3.0, -1.0]]]])
+    for name, index, wanted in (("disc", 0, [0, 1, 1, 0]), ("fovea", 1, [0, 0, 1, 0])):
+        weights = target_weights(name, model, ExplainSettings())(logits)
+        assert weights[0, index, 0].tolist() == wanted
+        assert weights.sum() == sum(wanted)
 
 
 def test_wrong_settings_are_refused_with_the_nearest_name(tmp_path):

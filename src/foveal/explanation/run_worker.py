@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from foveal.explanation.methods import ask, explain, find_method, frozen
 from foveal.explanation.run_settings import ALL, PREDICTED, ExplainSettings, MapRecord, MethodChoice
 from foveal.explanation.subjects import Case, Subject, class_names, nifti
-from foveal.explanation.targets import Target, region, score_of
+from foveal.explanation.targets import Region, Target, region, score_of
 from foveal.explanation.tiled import explain_tiled
 from foveal.files import write_atomically
+from foveal.models.mask_model import MaskModel
+from foveal.models.segmenter import Segmenter
 
 MAPS = "maps"
 
@@ -110,7 +112,7 @@ def _explain(
     if "seed" in method.options:
         options.setdefault("seed", settings.seed)
     images = subject.images.to(next(model.parameters(), subject.images).device)
-    chosen = _target(task.target, model, settings)
+    chosen = target_weights(task.target, model, settings)
     lower = None if settings.autocast is None else getattr(torch, settings.autocast)
     explained = task.target
     start = time.perf_counter()
@@ -164,7 +166,7 @@ def _explain(
     return record
 
 
-def _target(name: str, model: nn.Module, settings: ExplainSettings) -> Target:
+def target_weights(name: str, model: nn.Module, settings: ExplainSettings) -> Target:
     """A class, or for outputs with places a class in a region of them."""
     if name == PREDICTED:
         return None
@@ -173,7 +175,8 @@ def _target(name: str, model: nn.Module, settings: ExplainSettings) -> Target:
 
     def weights(outputs: Tensor) -> Tensor:
         if outputs.ndim > 2:
-            return region(index, settings.where, mean=settings.mean)(outputs)
+            where = settings.where if settings.where == "everywhere" else _called(model, outputs, index)
+            return region(index, where, mean=settings.mean)(outputs)
         if not 0 <= index < outputs.shape[1]:
             raise ValueError(f"target {index}; allowed: 0 to {outputs.shape[1] - 1}")
         one = torch.zeros_like(outputs)
@@ -181,6 +184,16 @@ def _target(name: str, model: nn.Module, settings: ExplainSettings) -> Target:
         return one
 
     return weights
+
+
+def _called(model: nn.Module, outputs: Tensor, index: int) -> Region:
+    """Where a class is called: by its own threshold where a model has a logit for each class."""
+    if not 0 <= index < outputs.shape[1]:
+        raise ValueError(f"target {index}; allowed: 0 to {outputs.shape[1] - 1}")
+    if isinstance(model, Segmenter):
+        threshold = model.config.threshold(model.config.classes[index])
+        return ((1 + model.signed(outputs[:, index])) / 2 >= threshold).to(outputs)
+    return (outputs[:, index] > 0).to(outputs) if isinstance(model, MaskModel) else "predicted"
 
 
 def _measures(
