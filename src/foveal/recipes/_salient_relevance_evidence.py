@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any, cast
 
-import numpy as np
 import timm
 import torch
-from scipy import ndimage
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from foveal.encoders.base import create_encoder
 from foveal.explanation.context_saliency import context_saliency
+from foveal.explanation.localisation import components, pointing_game
 from foveal.explanation.lrp import COMPOSITES, relevance_of
 from foveal.explanation.lrp_mode import Composite
 from foveal.explanation.lrp_rules import AlphaBeta
 from foveal.explanation.methods import ask, attribute, explain, frozen
+from foveal.explanation.perturbing import relevance_ranks
+from foveal.explanation.randomisation import rank_correlation
 from foveal.recipes._encoder_cost import seconds_of
+from foveal.recipes._encoder_learning import PooledHead
 from foveal.recipes.base import Evidence, Finding, Scale
 
 
@@ -170,51 +172,47 @@ def areas_on_objects(seeds: Sequence[int] = range(1)) -> Iterator[Finding]:
     from foveal.recipes._object_pictures import object_pictures, trained_on_objects
 
     pictures = object_pictures()
-    rows: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        rows.setdefault(name, []).append(value)
-
+    rows: dict[str, list[float]] = defaultdict(list)
     for seed in seeds:
         learned = trained_on_objects(seed)
-        right = torch.from_numpy(learned.probabilities.argmax(1) == learned.labels)
-        images, masks = pictures.data.test_images[right], pictures.masks[right].numpy()
+        labels = torch.from_numpy(learned.labels)
+        right = torch.from_numpy(learned.probabilities).argmax(1) == labels
+        images, masks = pictures.data.test_images[right], pictures.masks[right]
         relevance = attribute(learned.model, images, method="lrp", composite="official")
-        raw, salient = relevance.abs().amax(1).numpy(), context_saliency(relevance.abs()).numpy()
-        note("right", float(right.float().mean()))
-        for area, size, mask in zip(salient, raw, masks, strict=True):
-            above = area > 0.5
-            as_many = size >= np.sort(size, axis=None)[-max(1, int(above.sum()))]
-            note("pieces", ndimage.label(above)[1] / ndimage.label(as_many)[1])
-            note("IoU", _overlap(above, mask) - _overlap(as_many, mask))
-        note("pointing", _pointing(salient, masks) - _pointing(raw, masks))
-        note("points", _pointing(salient, masks))
-        other = type(learned.model)(
+        raw, salient = relevance.abs().amax(1), context_saliency(relevance.abs())
+        above = salient > 0.5
+        counts = above.flatten(1).sum(1).clamp_min(1)
+        as_many = relevance_ranks(raw) < counts.view(-1, 1, 1)
+        rows["right"].append(float(right.float().mean()))
+        rows["pieces"].append(float((components(above) / components(as_many)).mean()))
+        areas, same = (area_overlap_of(area, masks) for area in (above, as_many))
+        rows["overlap"].append(float((areas - same).mean()))
+        points, raw_points = (float(pointing_game(maps, masks).mean()) for maps in (salient, raw))
+        rows["points"].append(points)
+        rows["pointing"].append(points - raw_points)
+        torch.manual_seed(1000 + seed)
+        other = PooledHead(
             create_encoder("conv-pyramid", widths=(16, 32, 48), in_channels=3), 4,
             mean=learned.model.mean, std=learned.model.std,
         ).eval()  # fmt: skip
-        chosen = torch.from_numpy(learned.labels)[right]
-        random = explain(other, images, chosen, method="lrp", composite="official").numpy()
-        note(
-            "random",
-            fmean(
-                float(spearmanr(a.ravel(), b.ravel())[0])
-                for a, b in zip(relevance.sum(1).numpy(), random, strict=True)
-            ),
-        )
+        random = explain(other, images, labels[right], method="lrp", composite="official")
+        rows["random"].append(float(rank_correlation(relevance.sum(1), random).mean()))
     told = f"{len(seeds)} networks, {fmean(rows['right']):.2f} of the pictures right"
     yield Finding.at_most(
-        f"connected pieces of the areas above 0.5 over those of the raw map at equal area ({told})",
-        fmean(rows["pieces"]), 0.2,
+        f"connected pieces of areas above 0.5 over those of the raw map at equal area ({told})",
+        rows["pieces"], 0.2,
     )  # fmt: skip
-    yield Finding.at_least(
-        "overlap (IoU) with the object's box, areas less raw map", fmean(rows["IoU"]), 0.10
-    )
+    yield Finding.at_least("overlap (IoU) with the object's box, areas less raw map", rows["overlap"], 0.10)
     yield Finding.at_least(
         f"largest value on the object, areas less raw map (areas {fmean(rows['points']):.3f})",
         rows["pointing"], 0.0,
     )  # fmt: skip
     yield Finding.at_most("rank correlation with the map of untrained weights", rows["random"], 0.5)
+
+
+def area_overlap_of(areas: Tensor, masks: Tensor) -> Tensor:
+    """(B,) intersection over union of areas and masks, (B, H, W) bool."""
+    return (areas & masks).flatten(1).sum(1) / (areas | masks).flatten(1).sum(1)
 
 
 def costs() -> Iterator[Finding]:
@@ -240,12 +238,3 @@ def costs() -> Iterator[Finding]:
         yield Finding.at_most(claim, taken["lrp"] / taken["both"], 3.0)
     salient = seconds_of({"saliency": lambda: context_saliency(torch.rand(1, 3, 224, 224))}, rounds=3)
     yield Finding.at_most("seconds of the saliency of a map of 224 px", salient["saliency"], 3.0)
-
-
-def _overlap(found: np.ndarray, mask: np.ndarray) -> float:
-    return float((found & mask).sum() / (found | mask).sum())
-
-
-def _pointing(maps: np.ndarray, masks: np.ndarray) -> float:
-    """Share of maps whose largest value lies inside the mask."""
-    return fmean(float(mask.ravel()[one.argmax()]) for one, mask in zip(maps, masks, strict=True))
