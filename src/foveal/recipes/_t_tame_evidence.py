@@ -183,7 +183,7 @@ def maps_of_objects(seeds: Sequence[int]) -> Iterator[Finding]:
     )
     points = fmean(of["points"])
     yield Finding.fact(
-        "three points less than Grad-CAM's, or the largest value within the object's box in 0.85 of the pictures",
+        "three points less than Grad-CAM's, or the largest value on the object in 0.85 of the pictures",
         cam - fmean(of["AD"]) >= 3 or points >= 0.85,
         measured=f"{cam - fmean(of['AD']):.1f} points less; {points:.2f} of the pictures",
     )
