@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from foveal.explanation import imputation
 from foveal.explanation.imputation import impute, neighbour_system
 from foveal.explanation.methods import ask
 from foveal.explanation.perturbing import baseline_images, blurred, read, relevance_ranks
@@ -112,6 +113,19 @@ def test_imputed_pixels_are_the_weighted_means_of_their_neighbours(shape):
                     weight = 0.5 ** (sum(moved) - 1)
                     total, size = total + weight * filled[(slice(None), *other)], size + weight
             torch.testing.assert_close(filled[(slice(None), *place)], total / size, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(17, 13), (6, 5, 7)])
+def test_wide_bands_are_solved_by_sparse_decomposition_to_the_same_values(shape, monkeypatch):
+    image = torch.rand(2, *shape, dtype=torch.float64)
+    for share in (0.1, 0.6, 0.95):
+        removed = torch.rand(shape) < share
+        removed.view(-1)[-1] = False
+        banded = impute(image, removed, noise=0)
+        monkeypatch.setattr(imputation, "_BAND_NUMBERS", 0)
+        monkeypatch.setattr(imputation, "_LEAF", 8)
+        torch.testing.assert_close(impute(image, removed, noise=0), banded, rtol=0, atol=1e-12)
+        monkeypatch.undo()
 
 
 def test_the_system_of_a_plane_has_the_weights_of_the_paper():
