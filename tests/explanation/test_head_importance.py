@@ -1,0 +1,149 @@
+"""Heads taken out: what changes is measured, and the model is as before."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from foveal.explanation.attention_taps import attention_tapped
+from foveal.explanation.head_importance import head_importance, head_sensitivity, pruning_curve, resumable
+
+IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def vit():
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 3}
+    model = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def without(model, layer, head):
+    """Logits with the head's columns of the projection set to 0."""
+    weight = model.blocks[layer].attn.proj.weight
+    kept = weight.detach().clone()
+    weight.data[:, 8 * head : 8 * head + 8] = 0
+    with torch.no_grad():
+        found = model(IMAGES)
+    weight.data.copy_(kept)
+    return found
+
+
+def test_measures_are_those_of_the_projection_without_the_heads_columns(vit):
+    found = head_importance(vit, IMAGES, LABELS, batch_size=4)
+    with torch.no_grad():
+        whole = vit(IMAGES)
+    for layer in range(3):
+        for head in range(3):
+            logits = without(vit, layer, head)
+            loss = F.cross_entropy(logits, LABELS) - F.cross_entropy(whole, LABELS)
+            assert found.measures["loss_increase"][layer, head].item() == pytest.approx(loss.item(), abs=1e-5)
+            p, q = whole.softmax(1), logits.softmax(1)
+            drop = (p - q).gather(1, p.argmax(1, keepdim=True)).mean()
+            assert found.measures["probability_drop"][layer, head].item() == pytest.approx(
+                drop.item(), abs=1e-5
+            )
+            m = (p + q) / 2
+            divergence = ((p * (p / m).log() + q * (q / m).log()) / 2).sum(1).mean()
+            assert found.measures["divergence"][layer, head].item() == pytest.approx(
+                divergence.item(), abs=1e-5
+            )
+
+
+def test_kept_blocks_change_nothing_but_the_time(vit):
+    with resumable(vit, IMAGES) as passes:
+        assert len(passes.blocks) == 3
+        gates = torch.tensor([1.0, 0, 1])
+        for layer in range(3):
+            logits, embedding = passes.run(layer, gates)
+            torch.testing.assert_close(logits, without(vit, layer, 1), atol=1e-5, rtol=1e-4)
+            assert embedding.shape == (6, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(vit(IMAGES), passes.run(3, None)[0])
+
+
+def test_blocks_before_the_head_are_not_run_again(vit):
+    counts = [0, 0, 0]
+    handles = [
+        block.mlp.register_forward_hook(lambda *_, k=k: counts.__setitem__(k, counts[k] + 1))
+        for k, block in enumerate(vit.blocks)
+    ]
+    head_importance(vit, IMAGES)
+    for handle in handles:
+        handle.remove()
+    # once for one image, once to find the blocks, once to keep inputs and once whole; then 3 heads a layer
+    assert counts == [4 + 3, 4 + 6, 4 + 9]
+
+
+def test_a_planted_head_is_first_by_every_measure(vit):
+    for layer, block in enumerate(vit.blocks):
+        values = block.attn.qkv.weight.view(3, 3, 8, 24)[2]
+        for head in range(3):
+            if (layer, head) != (1, 2):
+                values.data[head] = 0
+        block.attn.qkv.bias.data.zero_()
+    with torch.no_grad():
+        labels = vit(IMAGES).argmax(1)
+    found = head_importance(vit, IMAGES, labels, kept_alone=True)
+    for name in ("loss_increase", "divergence", "embedding_shift", "probability_drop"):
+        assert found.measures[name].argmax().item() == 5, name
+    assert found.measures["accuracy_drop"].flatten()[5] == found.measures["accuracy_drop"].max()
+    assert found.combined_rank().argmax().item() == 5
+    assert head_sensitivity(vit, IMAGES, labels).measures["sensitivity"].argmax().item() == 5
+
+
+def test_sensitivity_is_the_finite_difference_of_the_gate(vit):
+    vit = vit.double()
+    images = IMAGES.double()
+    found = head_sensitivity(vit, images, LABELS).measures["sensitivity"]
+    assert found.shape == (3, 3)
+
+    def losses(shift):
+        def gated(layer, weights):
+            gates = torch.ones(3, dtype=weights.dtype)
+            gates[1] += shift if layer == 2 else 0
+            return weights * gates.view(1, 3, 1, 1)
+
+        with torch.no_grad(), attention_tapped(vit, edit=gated):
+            return F.cross_entropy(vit(images), LABELS, reduction="none")
+
+    slope = ((losses(1e-4) - losses(-1e-4)) / 2e-4).abs().mean()
+    assert found[2, 1].item() == pytest.approx(slope.item(), rel=1e-3)
+
+
+def test_without_labels_only_measures_that_need_none_are_given(vit):
+    assert set(head_importance(vit, IMAGES).measures) == {"probability_drop", "divergence", "embedding_shift"}
+
+
+def test_measures_that_agree_correlate(vit):
+    names, table = head_importance(vit, IMAGES).agreement()
+    assert table.shape == (len(names), len(names))
+    torch.testing.assert_close(table.diagonal(), torch.ones(len(names), dtype=torch.float64))
+
+
+def test_pruning_goes_from_none_to_all(vit):
+    importance = head_importance(vit, IMAGES, LABELS).measures["loss_increase"]
+    curve = pruning_curve(vit, IMAGES, LABELS, importance)
+    assert [count for count, _ in curve] == list(range(10))
+    with torch.no_grad():
+        assert curve[0][1] == pytest.approx((vit(IMAGES).argmax(1) == LABELS).float().mean().item())
+    least = pruning_curve(vit, IMAGES, LABELS, importance, counts=[1])
+    most = pruning_curve(vit, IMAGES, LABELS, importance, order="most first", counts=[1])
+    assert least[0][1] >= most[0][1]
+
+
+def test_what_does_not_fit_is_refused(vit):
+    with pytest.raises(ValueError, match="one of each"):
+        head_importance(vit, IMAGES, LABELS[:2])
+    with pytest.raises(ValueError, match="no list of blocks"):
+        head_importance(vit, IMAGES, blocks="head")
+    with pytest.raises(ValueError, match="has no attention"):
+        head_importance(timm.create_model("resnet10t", num_classes=2).eval(), IMAGES)
+    with pytest.raises(ValueError, match="training mode"):
+        head_sensitivity(vit.train(), IMAGES)
