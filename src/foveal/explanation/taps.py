@@ -100,23 +100,39 @@ def as_maps(
     Raises:
         ValueError: tokens that fit no grid.
     """
-    dimensions = images.ndim - 2
     if output.ndim == images.ndim:
         if grid is not None and tuple(output.shape[1:-1]) == tuple(grid) != tuple(output.shape[2:]):
             return output.movedim(-1, 1)
         return output
     if output.ndim != 3:
         raise ValueError(f"a layer's output of shape {tuple(output.shape)} is neither maps nor tokens")
-    count = output.shape[1]
+    prefix, shape = grid_of(output.shape[1], images, prefix_tokens=prefix_tokens, grid=grid)
+    return output[:, prefix:].movedim(2, 1).unflatten(2, shape)
+
+
+def grid_of(
+    tokens: int, images: Tensor, *, prefix_tokens: int | None = None, grid: Sequence[int] | None = None
+) -> tuple[int, tuple[int, ...]]:
+    """How many of a layer's tokens come before the patches, and the grid of the others over images.
+
+    Args:
+        tokens: of the layer.
+        images: (B, C, ...), whose sides tell the shape of a grid of square cells.
+        prefix_tokens: tokens before the patches; 0 or 1 is tried where neither this nor `grid` is given.
+        grid: of the patches.
+
+    Raises:
+        ValueError: tokens that fit no grid.
+    """
+    dimensions = images.ndim - 2
     wanted = [(prefix_tokens, grid)] if grid is not None or prefix_tokens is not None else []
-    options = wanted or [(prefix, None) for prefix in (0, 1)]
-    for prefix, known in options:
-        prefix = count - math.prod(known) if prefix is None and known is not None else prefix or 0
-        shape = tuple(known) if known is not None else _grid(count - prefix, tuple(images.shape[2:]))
-        if shape is not None and len(shape) == dimensions and math.prod(shape) == count - prefix:
-            return output[:, prefix:].movedim(2, 1).unflatten(2, shape)
+    for prefix, known in wanted or [(prefix, None) for prefix in (0, 1)]:
+        prefix = tokens - math.prod(known) if prefix is None and known is not None else prefix or 0
+        shape = tuple(known) if known is not None else _grid(tokens - prefix, tuple(images.shape[2:]))
+        if shape is not None and len(shape) == dimensions and math.prod(shape) == tokens - prefix:
+            return prefix, shape
     raise ValueError(
-        f"{count} tokens fit no grid over images of {tuple(images.shape[2:])}; "
+        f"{tokens} tokens fit no grid over images of {tuple(images.shape[2:])}; "
         "tell prefix_tokens, the number of tokens before the patches, or grid"
     )
 
