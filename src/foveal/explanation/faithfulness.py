@@ -53,7 +53,7 @@ def infidelity(
     *,
     perturbations: Perturbations | None = None,
     normalise: bool = False,
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> Tensor:
     """Mean of (I·phi - (f(x) - f(x - I)))^2 over perturbations I (Yeh et al., arXiv 1901.09392).
 
@@ -99,7 +99,7 @@ def sensitivities(
     relevance: Tensor | None = None,
     perturbations: Perturbations | None = None,
     options: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
 ) -> Tensor:
     """||phi(x - I) - phi(x)|| / ||phi(x)|| for each perturbation I; the score's weights stay as they are.
 
@@ -150,7 +150,7 @@ def confidence_change(
     keep: Sequence[float] = KEPT_SHARES,
     baseline: Baseline = 0.0,
     reading: Reading = "probability",
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> ConfidenceChange:
     """Average drop and increase in confidence of images seen through maps (Grad-CAM++, T-TAME).
 

@@ -68,7 +68,7 @@ def read(outputs: Tensor, weights: Tensor, reading: Reading) -> Tensor:
 
 @torch.inference_mode()
 def changed_readings(
-    asked: Question, count: int, change: Change, *, reading: Reading = "score", batch_size: int = 64
+    asked: Question, count: int, change: Change, *, reading: Reading = "score", batch_size: int = 32
 ) -> Tensor:
     """(B, count) readings of every image after every change.
 

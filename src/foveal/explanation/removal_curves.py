@@ -58,7 +58,7 @@ def deletion(
     baseline: Baseline = "mean",
     order: Order = "most relevant first",
     reading: Reading = "score",
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> Curve:
     """Readings while pixels are replaced by a baseline (RISE, arXiv 1806.07421); a small area is better.
 
@@ -89,7 +89,7 @@ def insertion(
     baseline: Baseline = "blur",
     order: Order = "most relevant first",
     reading: Reading = "score",
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> Curve:
     """Readings while pixels are put into a baseline (RISE, arXiv 1806.07421); a large area is better.
 
@@ -107,7 +107,7 @@ def pixel_flipping(
     baseline: Baseline = 0.0,
     order: Order = "most relevant first",
     reading: Reading = "probability",
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> Curve:
     """Readings after every so many pixels flipped to a baseline (Bach et al. 2015), the last step the rest.
 
@@ -134,7 +134,7 @@ def road(
     order: Order = "most relevant first",
     reading: Reading = "decision",
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> Curve:
     """Readings after removing shares of the pixels by noisy linear imputation (ROAD, arXiv 2202.00449).
 
