@@ -3,37 +3,19 @@
 import captum.attr
 import pytest
 import torch
-from tiny_networks import KINDS, tiny_network
+from tiny_networks import KINDS, methods_for, small_options, tiny_network
 from torch import nn
 from torch.nn import functional as F
 
-from foveal.explanation import attribute, explain, list_methods, region
-from foveal.explanation.methods import ask, find_method
+from foveal.explanation import attribute, explain, region
+from foveal.explanation.methods import ask
 from foveal.explanation.superpixels import superpixels
-
-SMALL = {"samples": 8, "steps": 4, "segments": 6, "masks": 16, "backgrounds": 2}
-
-
-def small_options(name):
-    method = find_method(name)
-    chosen = {key: value for key, value in SMALL.items() if key in method.options}
-    if name == "layer-guided-backprop":
-        chosen["layer"] = "0"
-    return chosen
-
-
-def convolutional_methods():
-    return [
-        name
-        for name in list_methods()
-        if find_method(name).family in ("gradient", "perturbation", "layer map", "propagation")
-    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_gives_finite_maps_of_the_inputs_shape(kind):
     network, images, target = tiny_network(kind)
-    for name in convolutional_methods():
+    for name in methods_for(kind):
         found = explain(network, images, target, method=name, **small_options(name))
         assert found.shape == (2, *images.shape[2:]), name
         assert torch.isfinite(found).all(), name

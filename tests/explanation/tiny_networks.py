@@ -1,4 +1,4 @@
-"""The four kinds of network that every method explains: classifiers and segmenters, of images and volumes."""
+"""A network with traps, beside the tiny ones of the recipe `torchesegeta`."""
 
 import os
 import time
@@ -6,27 +6,9 @@ import time
 import torch
 from torch import Tensor, nn
 
-SHAPES = {2: (1, 16, 20), 3: (1, 8, 10, 12)}
-KINDS = ["2-D classifier", "3-D classifier", "2-D segmenter", "3-D segmenter"]
+from foveal.recipes._torchesegeta_networks import KINDS, methods_for, small_options, tiny_network
 
-
-def tiny_network(kind: str, *, seed: int = 0) -> tuple[nn.Module, Tensor, int]:
-    """A network in evaluation mode, two images for it, and a class that both hold."""
-    torch.manual_seed(seed)
-    dimensions = int(kind[0])
-    conv, norm, pool = {
-        2: (nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d),
-        3: (nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d),
-    }[dimensions]
-    body = [conv(1, 6, 3, padding=1), norm(6), nn.ReLU(inplace=True), conv(6, 6, 3, padding=1), nn.ReLU()]
-    head = [pool(1), nn.Flatten(), nn.Linear(6, 3)] if kind.endswith("classifier") else [conv(6, 3, 1)]
-    network = nn.Sequential(*body, *head).eval()
-    images = torch.rand(2, *SHAPES[dimensions])
-    with torch.no_grad():
-        found = network(images)
-        if found.ndim > 2:  # every class somewhere
-            head[0].bias -= found.mean(dim=(0, *range(2, found.ndim)))
-    return network, images, 1
+__all__ = ["KINDS", "Trap", "methods_for", "small_options", "tiny_network"]
 
 
 class Trap(nn.Module):

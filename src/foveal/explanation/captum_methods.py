@@ -74,7 +74,7 @@ def saliency(asked: Question) -> Tensor:
     from captum.attr import Saliency
 
     return Saliency(Scored(asked.model)).attribute(
-        asked.images.clone(), abs=False, additional_forward_args=(asked.weights,)
+        _leaf(asked.images), abs=False, additional_forward_args=(asked.weights,)
     )
 
 
@@ -84,7 +84,7 @@ def input_x_gradient(asked: Question) -> Tensor:
     from captum.attr import InputXGradient
 
     return InputXGradient(Scored(asked.model)).attribute(
-        asked.images.clone(), additional_forward_args=(asked.weights,)
+        _leaf(asked.images), additional_forward_args=(asked.weights,)
     )
 
 
@@ -96,7 +96,7 @@ def integrated_gradients(
     from captum.attr import IntegratedGradients
 
     return IntegratedGradients(Scored(asked.model)).attribute(
-        asked.images.clone(),
+        _leaf(asked.images),
         baseline_images(asked.images, baseline),
         additional_forward_args=(asked.weights,),
         n_steps=steps,
@@ -131,7 +131,7 @@ def gradient_shap(
         for start in range(0, samples, chunk):
             count = min(chunk, samples - start)
             total += count * GradientShap(Scored(asked.model)).attribute(
-                images.clone(),
+                _leaf(images),
                 drawn,
                 n_samples=count,
                 stdevs=deviation,
@@ -151,7 +151,7 @@ def deep_lift(asked: Question, *, baseline: Baseline = 0.0) -> Tensor:
     check_activations(asked)
     with out_of_place(asked.model):
         return DeepLift(Scored(asked.model)).attribute(
-            asked.images.clone(),
+            _leaf(asked.images),
             baseline_images(asked.images, baseline),
             additional_forward_args=(asked.weights,),
         )
@@ -173,7 +173,7 @@ def deep_lift_shap(
         explainer = DeepLiftShap(Scored(asked.model))
         return torch.cat(
             [
-                explainer.attribute(image.clone(), drawn.to(image), additional_forward_args=(weights,))
+                explainer.attribute(_leaf(image), drawn.to(image), additional_forward_args=(weights,))
                 for image, weights in zip(asked.images.split(1), asked.weights.split(1), strict=True)
             ]
         )
@@ -344,6 +344,11 @@ def _by_segments(
             )
         found.append(values[:, 0])
     return torch.cat(found)
+
+
+def _leaf(images: Tensor) -> Tensor:
+    """A copy that wants a gradient, about which Captum would otherwise warn."""
+    return images.detach().clone().requires_grad_()
 
 
 def _sides(given: int | Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:

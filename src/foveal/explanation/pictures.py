@@ -69,8 +69,9 @@ def comparison_png(maps: Sequence[Drawn], background: np.ndarray, *, title: str 
         PNG; the colour bars tell the share of each map's limit, see `limit_of`.
     """
     height, width = background.shape[:2]
-    columns = min(len(maps) + 1, 4)
-    rows = math.ceil((len(maps) + 1) / columns)
+    panels = len(maps) + 1
+    columns = min(panels, 4 if panels < 5 else min((4, 3), key=lambda count: -panels % count))
+    rows = math.ceil(panels / columns)
     side = 380 / _DOTS
     unit = side / max(height, width)
     figure, axes = _canvas(rows, columns, columns * width * unit, 1.08 * rows * height * unit)

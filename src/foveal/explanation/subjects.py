@@ -107,7 +107,7 @@ def file_cases(sources: Sequence[str | Path]) -> tuple[list[Case], list[tuple[Pa
     return cases, failed
 
 
-def read_subject(path: Path, model: nn.Module) -> Subject:
+def read_subject(file: str | Path, model: nn.Module) -> Subject:
     """Read a file as the model wants it.
 
     Raises:
@@ -115,6 +115,7 @@ def read_subject(path: Path, model: nn.Module) -> Subject:
         ValueError: a file that does not suit the model, or without a field of view.
         ImportError: NIfTI without the extra `volumes`.
     """
+    path = Path(file)
     if _is_volume(path):
         return _read_volume(path, model)
     if isinstance(model, MaskModel) and model.config.spatial_dims == 3:
