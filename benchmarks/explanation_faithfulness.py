@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from foveal.explanation.faithfulness import confidence_change, infidelity, sensitivities
 from foveal.explanation.localisation import mass_in_mask, pointing_game, rank_accuracy
 from foveal.explanation.methods import Question, ask
-from foveal.explanation.perturbing import Perturbations, blurred, given
+from foveal.explanation.perturbing import Perturbations, blurred, given, relevance_ranks
 from foveal.explanation.randomisation import cascading_randomisation
 from foveal.explanation.removal_curves import pixel_flipping, road
 from foveal.files import write_atomically
@@ -79,8 +79,8 @@ class Setting:
         self.asked = ask(self.model, self.images)
         self.target = self.asked.outputs.argmax(1)
         self.gradient = gradient(self.asked)
-        maps = blurred(self.gradient.abs(), 1.0)[:, 0]
-        self.maps = maps / maps.amax((1, 2), keepdim=True)
+        ranks = relevance_ranks(blurred(self.gradient.abs(), 1.0)[:, 0])
+        self.maps = 1 - ranks / side**2  # all values differ: each package orders equal ones in its own way
         self.masks = self.images[:, 0] > 1
         self.noise = 0.1 * torch.randn(count, SAMPLES, 1, side, side)
 

@@ -99,7 +99,7 @@ def sensitivities(
     relevance: Tensor | None = None,
     perturbations: Perturbations | None = None,
     options: Mapping[str, Any] | None = None,
-    batch_size: int = 32,
+    batch_size: int = 16,
 ) -> Tensor:
     """||phi(x - I) - phi(x)|| / ||phi(x)|| for each perturbation I; the score's weights stay as they are.
 
