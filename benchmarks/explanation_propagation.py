@@ -2,9 +2,10 @@
 
     python benchmarks/explanation_propagation.py [--rounds 7] [--write]
 
-The peers are not among foveal's dependencies: `pip install --no-deps zennit lxt`. Networks have random weights
-and running statistics; all relevances are of one class for the same images, in one run, taken in turn by one
-thread; a time is the least of the rounds. `--write` keeps docs/evidence/explanation-propagation.md.
+The peers are not among foveal's dependencies: `pip install --no-deps zennit lxt`. Networks have random
+weights and running statistics; all relevances are of one class for the same images, in one run, taken in
+turn by one thread; a time is the least of the rounds. `--write` keeps the table in
+docs/evidence/explanation-propagation.md.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from foveal.explanation.lrp import relevance_of
+from foveal.explanation.lrp import propagate
 from foveal.explanation.lrp_mode import Composite
 from foveal.explanation.lrp_rules import Box, Epsilon, Gamma
-from foveal.explanation.methods import ask, frozen
+from foveal.explanation.methods import frozen
 from foveal.files import write_atomically
 from foveal.machine import describe_environment
 from foveal.markdown import table
@@ -80,9 +81,8 @@ def randomised(network: nn.Module) -> nn.Module:
 
 
 def ours(network: nn.Module, composite: str | Composite, images: Tensor) -> Tensor:
-    """Relevance of the pixels, checks and the score's own pass included."""
-    with frozen(network):
-        return relevance_of(ask(network, images, TARGET), composite)[0]
+    """Relevance of the pixels."""
+    return propagate(network, images, TARGET, composite)[0]
 
 
 def forward_and_backward(network: nn.Module, images: Tensor) -> None:
@@ -155,9 +155,9 @@ def main() -> None:
         parts = [
             "# Propagated relevance beside zennit and LXT",
             "Written by `python benchmarks/explanation_propagation.py --write`. Two images of 112 px, one "
-            "thread, one run; differences over the largest relevance (goal 1e-4). foveal's time includes its "
-            'checks and a pass of its own for the score; "over a gradient" is beside one forward and '
-            "backward pass (goal: at most 3).",
+            "thread, one run; differences over the largest relevance (goal 1e-4). "
+            '"over a gradient" is beside one forward and backward pass (goal: at most 3); `explain` adds a '
+            "forward pass for the score.",
             text,
             "## How it was run",
             table(["", ""], [[name, value] for name, value in describe_environment().items()]),

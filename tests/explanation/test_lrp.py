@@ -9,15 +9,13 @@ from torch.nn import functional as F
 
 from foveal.encoders import create_encoder
 from foveal.explanation import explain
-from foveal.explanation.lrp import COMPOSITES, relevance_of
+from foveal.explanation.lrp import COMPOSITES, propagate
 from foveal.explanation.lrp_mode import Composite
 from foveal.explanation.lrp_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare
-from foveal.explanation.methods import ask, frozen
 
 
 def relevance(model, images, target, composite, layers=()):
-    with frozen(model):
-        return relevance_of(ask(model, images, target), composite, layers=layers)
+    return propagate(model, images, target, composite, layers=layers)
 
 
 def without_biases(model):

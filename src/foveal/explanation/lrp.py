@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from foveal.explanation import lrp_attention, lrp_operations  # noqa: F401  they register their operations
 from foveal.explanation.lrp_mode import Composite, Propagation
 from foveal.explanation.lrp_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare
-from foveal.explanation.methods import Question, register_method
+from foveal.explanation.methods import Question, frozen, register_method
 from foveal.explanation.taps import named_calls, tapped
-from foveal.explanation.targets import score_of
+from foveal.explanation.targets import Target, score_of, weights_of
 from foveal.settings import unknown_name
 
 
@@ -80,21 +80,44 @@ def lrp(asked: Question, *, composite: str | Composite = "auto") -> Tensor:
 def relevance_of(
     asked: Question, composite: str | Composite = "auto", *, layers: Sequence[str] = ()
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """`propagate` for a question whose score is known already."""
+    return propagate(asked.model, asked.images, lambda outputs: asked.weights, composite, layers=layers)
+
+
+def propagate(
+    model: nn.Module,
+    images: Tensor,
+    target: Target = None,
+    composite: str | Composite = "auto",
+    *,
+    layers: Sequence[str] = (),
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Relevance of the pixels, and of the outputs of named layers, each of the shape of what it explains.
 
+    One forward and one backward pass; `explain` adds checks and a pass of its own for the score.
+
+    Args:
+        model: in evaluation mode.
+        images: as the model takes them.
+        target: see `explain`.
+        composite: a name of `COMPOSITES`, "auto" or rules of one's own.
+        layers: names of layers.
+
     Raises:
-        ValueError: an unknown composite or layer.
+        ValueError: an unknown composite, layer or target.
         NotImplementedError: an operation without a rule; tells its name and the module that called it.
     """
-    rules = composite_for(asked.model, kind_of(asked.model) if composite == "auto" else composite)
-    shift = getattr(asked.model, "mean", None)
-    images = asked.images.detach().clone().requires_grad_()
-    with tapped(asked.model, layers) as kept, named_calls(asked.model) as calls:
-        mode = Propagation(rules, calls)
-        with mode:
-            outputs = asked.model(images)
-    score = (outputs * asked.weights).sum()
-    found = torch.autograd.grad(score, [images, *kept.values()], allow_unused=True)
+    rules = composite_for(model, kind_of(model) if composite == "auto" else composite)
+    shift = getattr(model, "mean", None)
+    images = images.detach().clone().requires_grad_()
+    with frozen(model):
+        with tapped(model, layers) as kept, named_calls(model) as calls:
+            mode = Propagation(rules, calls)
+            with mode:
+                outputs = model(images)
+        score = (outputs * weights_of(outputs.detach(), target)).sum()
+        found = torch.autograd.grad(score, [images, *kept.values()], allow_unused=True)
+    images = images.detach()
     pixels = torch.zeros_like(images) if found[0] is None else found[0]
     if not mode.reads_pixels:
         pixels = (images - shift if isinstance(shift, Tensor) else images) * pixels

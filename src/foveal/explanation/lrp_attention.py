@@ -24,10 +24,14 @@ def _softmax(mode: Propagation, func: Any, input: Tensor, *args: Any, **kwargs: 
 
 
 @handles(F.scaled_dot_product_attention)
-def _attention(mode: Propagation, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Fused attention, taken apart."""
+def _attention(
+    mode: Propagation, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Fused attention, taken apart only where relevance goes through its weights."""
+    if mode.composite.attention == "cp":
+        return F.scaled_dot_product_attention(query.detach(), key.detach(), value, *args, **kwargs)
     with mode:
-        return attention_in_steps(*args, **kwargs)
+        return attention_in_steps(query, key, value, *args, **kwargs)
 
 
 @handles(F.multi_head_attention_forward)

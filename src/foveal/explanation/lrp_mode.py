@@ -191,8 +191,19 @@ def _straight(func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 def by_ratio(x: Tensor, y: Tensor) -> Tensor:
     """y = f(x) with the modified gradient f(x) / x: all relevance of the output goes to the input."""
-    ratio = y.detach() / stabilised(x.detach(), 1e-10)
-    return y.detach() + ratio * (x - x.detach())
+    return _Ratio.apply(x, y.detach())
+
+
+class _Ratio(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, y)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        x, y = ctx.saved_tensors
+        return gradient * (y / stabilised(x, 1e-10)), None
 
 
 def half(x: Tensor) -> Tensor:

@@ -79,11 +79,26 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    over = tuple(range(-len(normalized_shape), 0))
-    deviation = (input.var(over, unbiased=False, keepdim=True) + eps).sqrt().detach()
-    y = (input - input.mean(over, keepdim=True)) / deviation
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return _LayerNorm.apply(input, tuple(normalized_shape), weight, bias, eps)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """Layer normalisation whose deviation is held constant."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        y, _, inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.save_for_backward(inverse, weight)
+        ctx.over = tuple(range(-len(shape), 0))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        inverse, weight = ctx.saved_tensors
+        along = gradient if weight is None else gradient * weight
+        return (along - along.mean(ctx.over, keepdim=True)) * inverse, None, None, None, None
 
 
 @handles(F.rms_norm, torch.rms_norm)

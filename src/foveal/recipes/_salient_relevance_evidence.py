@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from foveal.encoders.base import create_encoder
 from foveal.explanation.context_saliency import context_saliency
 from foveal.explanation.localisation import components, pointing_game
-from foveal.explanation.lrp import COMPOSITES, relevance_of
+from foveal.explanation.lrp import COMPOSITES, propagate
 from foveal.explanation.lrp_mode import Composite
 from foveal.explanation.lrp_rules import AlphaBeta
-from foveal.explanation.methods import ask, attribute, explain, frozen
+from foveal.explanation.methods import attribute, explain, frozen
 from foveal.explanation.perturbing import relevance_ranks
 from foveal.explanation.randomisation import rank_correlation
 from foveal.recipes._encoder_cost import seconds_of
@@ -54,8 +54,7 @@ def _relevance(
     composite: str | Composite,
     layers: Sequence[str] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    with frozen(model):
-        return relevance_of(ask(model, images, target), composite, layers=layers)
+    return propagate(model, images, target, composite, layers=layers)
 
 
 def every_layer_holds_the_score() -> Iterator[Finding]:
