@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import foveal  # noqa: F401  # isort: skip  (before torch: it sets how torch's threads wait)
+
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import foveal  # noqa: F401  # isort: skip  (before torch: it sets how torch's threads wait)
+
 import matplotlib as mpl
 import numpy as np
 import torch
