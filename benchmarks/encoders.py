@@ -1,6 +1,6 @@
 """Time and memory of every encoder over the number of tokens, beside a plain ViT of equal size.
 
-    python benchmarks/encoders.py [--sides 112 224 448 624] [--write]
+    python benchmarks/encoders.py [--sides 96 224 448 640] [--write]
 
 All encoders have about `--parameters` parameters and patches of 8 pixels (hierarchical ones their own
 strides), and take one square RGB image; the ViT is timm's, with fused attention. Each is timed in one run,
@@ -34,7 +34,7 @@ from foveal.recipes._encoder_cost import seconds_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 PATCH = 8
-SIDES = (112, 224, 448, 624)
+SIDES = (96, 224, 448, 640)
 MIB = 2**20
 
 

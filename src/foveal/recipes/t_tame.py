@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from foveal.explanation.ttame import TTame
-    from foveal.training.loop import Samples
+    from foveal.training.sampling import SampledDataset
 
 
 def _paper_training() -> dict[str, Any]:
@@ -87,7 +87,7 @@ class TTameRecipe(Recipe[TTameSettings]):
     )
     Settings = TTameSettings
 
-    def build(self, settings: TTameSettings) -> Callable[[nn.Module, Tensor, Samples], TTame]:
+    def build(self, settings: TTameSettings) -> Callable[[nn.Module, Tensor, SampledDataset], TTame]:
         """A function from a model, a few images and training samples (`images`) to the trained head.
 
         Raises:
@@ -105,7 +105,7 @@ class TTameRecipe(Recipe[TTameSettings]):
             include={"masking", "classification", "area", "variation", "power", "regularise"}
         )
 
-        def train(model: nn.Module, images: Tensor, samples: Samples) -> TTame:
+        def train(model: nn.Module, images: Tensor, samples: SampledDataset) -> TTame:
             training = TrainingSettings.model_validate(settings.training)
             explained = TTame.untrained(model, images, settings.layers, seed=training.seed, **head)
             fit(TTameObjective(explained, **losses), samples, training, progress=False)
