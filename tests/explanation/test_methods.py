@@ -1,5 +1,7 @@
 """One call for every explainer: targets, checks, layers."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,25 @@ def test_regions_can_be_masks_voxels_and_means(segmenter):
     torch.testing.assert_close(
         score_of(outputs, whole), torch.stack([outputs[0, 0].mean(), outputs[1, 2].mean()])
     )
+
+
+def test_a_segmenter_of_independent_classes_calls_each_by_its_own_threshold():
+    from foveal.models.segmenter import Segmenter
+    from foveal.models.shipped import shipped_model
+
+    model = Segmenter.from_pretrained(shipped_model("lesions"))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = model(images)
+    chosen = torch.tensor([0, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        weights = ask(model, images, chosen).weights
+    for number, index in enumerate(chosen.tolist()):
+        least = model.config.threshold(model.config.classes[index])
+        expected = (1 + model.signed(outputs[number, index])) / 2 >= least
+        assert torch.equal(weights[number, index] > 0, expected)
+        assert weights[number].sum() == expected.sum()
 
 
 def test_an_empty_region_warns_and_scores_nothing():

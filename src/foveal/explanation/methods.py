@@ -164,7 +164,7 @@ def ask(model: nn.Module, images: Tensor, target: Target = None) -> Question:
         raise ValueError("images hold NaN or infinity")
     with torch.no_grad():
         outputs = model(images)
-    return Question(model, images, weights_of(outputs, target), outputs)
+    return Question(model, images, weights_of(outputs, target, model=model), outputs)
 
 
 @contextmanager

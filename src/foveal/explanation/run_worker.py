@@ -23,11 +23,9 @@ from torch import Tensor, nn
 from foveal.explanation.methods import ask, explain, find_method, frozen
 from foveal.explanation.run_settings import ALL, PREDICTED, ExplainSettings, MapRecord, MethodChoice
 from foveal.explanation.subjects import Case, Subject, class_names, nifti
-from foveal.explanation.targets import Region, Target, region, score_of
+from foveal.explanation.targets import Target, called, region, score_of
 from foveal.explanation.tiled import explain_tiled
 from foveal.files import write_atomically
-from foveal.models.mask_model import MaskModel
-from foveal.models.segmenter import Segmenter
 
 MAPS = "maps"
 
@@ -175,7 +173,7 @@ def target_weights(name: str, model: nn.Module, settings: ExplainSettings) -> Ta
 
     def weights(outputs: Tensor) -> Tensor:
         if outputs.ndim > 2:
-            where = settings.where if settings.where == "everywhere" else _called(model, outputs, index)
+            where = settings.where if settings.where == "everywhere" else called(model, outputs, index)
             return region(index, where, mean=settings.mean)(outputs)
         if not 0 <= index < outputs.shape[1]:
             raise ValueError(f"target {index}; allowed: 0 to {outputs.shape[1] - 1}")
@@ -184,16 +182,6 @@ def target_weights(name: str, model: nn.Module, settings: ExplainSettings) -> Ta
         return one
 
     return weights
-
-
-def _called(model: nn.Module, outputs: Tensor, index: int) -> Region:
-    """Where a class is called: by its own threshold where a model has a logit for each class."""
-    if not 0 <= index < outputs.shape[1]:
-        raise ValueError(f"target {index}; allowed: 0 to {outputs.shape[1] - 1}")
-    if isinstance(model, Segmenter):
-        threshold = model.config.threshold(model.config.classes[index])
-        return ((1 + model.signed(outputs[:, index])) / 2 >= threshold).to(outputs)
-    return (outputs[:, index] > 0).to(outputs) if isinstance(model, MaskModel) else "predicted"
 
 
 def _measures(

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from foveal.models.mask_model import MaskModel
+from foveal.models.segmenter import Segmenter
 
 Weights: TypeAlias = Callable[[Tensor], Tensor]
 """From outputs (B, K, ...) to weights of the same shape."""
@@ -22,10 +25,11 @@ Target: TypeAlias = Weights | Tensor | int | None
 Region: TypeAlias = Literal["predicted", "everywhere"] | Tensor
 
 
-def weights_of(outputs: Tensor, target: Target) -> Tensor:
+def weights_of(outputs: Tensor, target: Target, *, model: nn.Module | None = None) -> Tensor:
     """The weights of a target for outputs (B, K) of a classifier or (B, K, ...) of a segmenter.
 
-    A class of a segmenter is explained where it is predicted; see `region` for other places.
+    A class of a segmenter is explained where it is predicted, as the model itself calls it where the model is
+    told; see `region` for other places.
 
     Raises:
         ValueError: a class that is not there, or weights of another shape.
@@ -46,7 +50,8 @@ def weights_of(outputs: Tensor, target: Target) -> Tensor:
             raise ValueError(
                 f"a segmenter of {classes} classes needs a target: 0 to {classes - 1}, or region(...)"
             )
-        return region(0 if target is None else target)(outputs)
+        chosen = _classes(0 if target is None else target, len(outputs), classes, outputs.device)
+        return region(chosen, called(model, outputs, chosen))(outputs)
     if target is None:
         chosen = outputs.argmax(dim=1)
     else:
@@ -95,6 +100,21 @@ def region(target: Tensor | int, where: Region = "predicted", *, mean: bool = Fa
         return weights
 
     return weights
+
+
+def called(model: nn.Module | None, outputs: Tensor, target: Tensor | int) -> Region:
+    """Where a segmenter calls a class (of each image): by its own thresholds where it has independent logits.
+
+    Raises:
+        ValueError: a class that is not there.
+    """
+    chosen = _classes(target, len(outputs), outputs.shape[1], outputs.device)
+    logits = outputs[torch.arange(len(outputs), device=outputs.device), chosen]
+    if isinstance(model, Segmenter):
+        names = [model.config.classes[int(index)] for index in chosen]
+        least = logits.new_tensor([model.config.threshold(name) for name in names])
+        return (1 + model.signed(logits)) / 2 >= least.view(-1, *[1] * (logits.ndim - 1))
+    return logits > 0 if isinstance(model, MaskModel) else "predicted"
 
 
 def score_of(outputs: Tensor, weights: Tensor) -> Tensor:
