@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,8 +65,8 @@ def write_page(rows: Sequence[Row], path: Path) -> Path:
         " how fast it starts; they do not rank the papers' models, which are a hundred times larger and "
         "trained for days. Differences within the spread mean nothing.",
         "",
-        "± is the standard deviation over seeds; s is the time of one training on one thread of "
-        f"{_processor()}, two trainings at a time.",
+        "± is the standard deviation over seeds. Times are not told, as trainings run beside others; what "
+        "encoders cost is in [encoders-cost.md](encoders-cost.md).",
         "",
     ]
     for task in TITLES:
@@ -110,15 +109,14 @@ def _table(task: str, rows: list[Row]) -> list[str]:
             grouped[row["encoder"]].append(row)
     ranked = sorted(grouped.items(), key=lambda item: -fmean(row[figures[0]] for row in item[1]))
     lines = [
-        "| encoder | parameters | " + " | ".join(f.replace("_", " ") for f in figures) + " | seeds | s |",
-        "| --- " * (4 + len(figures)) + "|",
+        "| encoder | parameters | " + " | ".join(f.replace("_", " ") for f in figures) + " | seeds |",
+        "| --- " * (3 + len(figures)) + "|",
     ]
     for name, group in ranked:
         shown = f"`{name}`" if name != FULL_RESNET else "`timm/resnet18` (full size)"
         size = f"{group[0]['size'] / 1e6:.2f} M"
         cells = [_spread([row[figure] for row in group]) for figure in figures]
-        seconds = f"{fmean(row['training_seconds'] for row in group):.0f}"
-        lines.append(f"| {shown} | {size} | {' | '.join(cells)} | {len(group)} | {seconds} |")
+        lines.append(f"| {shown} | {size} | {' | '.join(cells)} | {len(group)} |")
     failed = {row["encoder"]: row["error"] for row in rows if "error" in row}
     for name, error in failed.items():
         lines += ["", f"`{name}` failed: {error}"]
@@ -127,11 +125,3 @@ def _table(task: str, rows: list[Row]) -> list[str]:
 
 def _spread(values: list[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
