@@ -20,7 +20,13 @@ def explain(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the maps.")],
     method: Annotated[
         str | None,
-        typer.Option("--method", "-m", metavar="NAME[,NAME…]", help="How.", show_default="saliency"),
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME[,NAME…]",
+            help="Methods, such as grad-cam, lrp, occlusion; a wrong name lists all.",
+            show_default="saliency",
+        ),
     ] = None,
     target: Annotated[
         str | None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from foveal.explanation.lrp import relevance_of
 from foveal.explanation.lrp_mode import Composite
 from foveal.explanation.lrp_rules import AlphaBeta, stabilised
 from foveal.explanation.methods import Question, register_method
-from foveal.explanation.taps import as_maps
+from foveal.explanation.taps import as_maps, last_called
 
 _SHARE = AlphaBeta(zero_bias=True)
 EXCITATION = Composite(convolution=_SHARE, linear=_SHARE, in_attention=_SHARE)
@@ -98,21 +97,8 @@ def _unit_sum(maps: Tensor) -> Tensor:
 
 def _last_weighted(model: nn.Module, images: Tensor) -> str:
     """Name of the linear layer or convolution that is called last."""
-    called: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        if name and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-
-            def note(_module: nn.Module, _inputs: Any, _output: Any, name: str = name) -> None:
-                called.append(name)
-
-            handles.append(module.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            model(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not called:
+    weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+    name = last_called(model, images, lambda module, _output: isinstance(module, weighted))
+    if name is None:
         raise ValueError(f"{type(model).__name__} calls no linear layer or convolution as a module")
-    return called[-1]
+    return name

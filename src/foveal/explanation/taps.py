@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,29 +59,41 @@ def last_map_layer(model: nn.Module, images: Tensor) -> str:
     Raises:
         ValueError: there is none; layers of tokens must be named.
     """
+
+    def maps(module: nn.Module, output: Any) -> bool:
+        leaf = not list(module.children())
+        return (
+            leaf
+            and isinstance(output, Tensor)
+            and output.ndim == images.ndim
+            and math.prod(output.shape[2:]) > 1
+        )
+
+    name = last_called(model, images, maps)
+    if name is None:
+        raise ValueError(f"{type(model).__name__} has no layer of maps; name a layer of tokens with layer=")
+    return name
+
+
+def last_called(model: nn.Module, images: Tensor, wanted: Callable[[nn.Module, Any], bool]) -> str | None:
+    """Name of the wanted module that is called last, told by itself and what it gives; None without one."""
     found: list[str] = []
     handles = []
     for name, module in model.named_modules():
-        if name and not list(module.children()):
+        if name:
 
-            def keep(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
-                if (
-                    isinstance(output, Tensor)
-                    and output.ndim == images.ndim
-                    and math.prod(output.shape[2:]) > 1
-                ):
+            def note(module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
+                if wanted(module, output):
                     found.append(name)
 
-            handles.append(module.register_forward_hook(keep))
+            handles.append(module.register_forward_hook(note))
     try:
         with torch.no_grad():
             model(images[:1])
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no layer of maps; name a layer of tokens with layer=")
-    return found[-1]
+    return found[-1] if found else None
 
 
 def as_maps(
