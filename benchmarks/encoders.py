@@ -134,11 +134,14 @@ def plot(costs: list[Cost], shown: list[str]) -> bytes:
             vit = label == VIT
             colour = SOFT if vit else COLOURS[1 + number % (len(COLOURS) - 1)]
             style = {"color": colour, "label": label, "linewidth": 2.6 if vit else 1.2, "markersize": 3}
-            line = "o-" if number < len(COLOURS) else "s--"
+            line = "o-" if number < len(COLOURS) - 1 else "s--"
             for axis, name in zip(axes, ("forward", "both"), strict=True):
                 axis.loglog([c.tokens for c in mine], [getattr(c, name) for c in mine], line, **style)
         for axis, title in zip(axes, ("forward", "forward and backward"), strict=True):
             axis.set(title=title, xlabel="tokens of 8 x 8 px")
+            tokens = sorted({cost.tokens for cost in costs})
+            axis.set_xticks(tokens, [str(count) for count in tokens])
+            axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes[0].set_ylabel("seconds an image")
         axes[1].legend(frameon=False, fontsize=6.5, loc="center left", bbox_to_anchor=(1, 0.5))
         return figure_svg(figure)
