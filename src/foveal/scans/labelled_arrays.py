@@ -52,7 +52,7 @@ def read_arrays(path: Path, splits: Sequence[str]) -> LabelledArrays:
                 f"{', '.join(sorted(members))}"
             )
         labels = {name: _labels(path, name, members) for name in found}
-        shapes = {name: _image_shape(path, name, len(labels[name])) for name in found}
+        shapes = {name: _image_shape(path, name, len(labels[name]))[1:] for name in found}
         names = _load(path, "class_names") if "class_names" in members else None
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as .npz: {error}") from error
@@ -73,6 +73,24 @@ def read_arrays(path: Path, splits: Sequence[str]) -> LabelledArrays:
         several,
         {name: (cache(partial(_load, path, f"{name}_images")), labels[name].astype(kind)) for name in found},
     )
+
+
+def read_image_arrays(path: Path, splits: Sequence[str]) -> dict[str, tuple[Callable[[], np.ndarray], int]]:
+    """Of an `.npz` file's splits how to load their images, and how many there are; labels are not read.
+
+    Raises:
+        ValueError: the file cannot be read, or has no images to train on; names what is wrong.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy") for name in archive.namelist()}
+        found = [name for name in splits if f"{name}_images" in members]
+        if "train" not in found:
+            raise ValueError(f"{path} has no train_images; it holds {', '.join(sorted(members))}")
+        shapes = {name: _image_shape(path, name) for name in found}
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
+    return {name: (cache(partial(_load, path, f"{name}_images")), shapes[name][0]) for name in found}
 
 
 def stack_photographs(
@@ -141,15 +159,18 @@ def _labels(path: Path, split: str, members: set[str]) -> np.ndarray:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def _image_shape(path: Path, split: str, count: int) -> tuple[int, ...]:
+def _image_shape(path: Path, split: str, labels: int | None = None) -> tuple[int, ...]:
+    """(N, H, W) or (N, H, W, 3) of a split, of which there are as many as labels."""
     shape, dtype = _header(path, f"{split}_images")
     if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
         raise ValueError(
             f"{path}: {split}_images are {shape} {dtype}; allowed: (N, H, W) or (N, H, W, 3) uint8"
         )
-    if shape[0] != count:
-        raise ValueError(f"{path}: {split} has {shape[0]} images and {count} labels; one label an image")
-    return shape[1:]
+    if labels is not None and shape[0] != labels:
+        raise ValueError(f"{path}: {split} has {shape[0]} images and {labels} labels; one label an image")
+    if not shape[0]:
+        raise ValueError(f"{path}: {split} has no image")
+    return shape
 
 
 def _classes(path: Path, names: np.ndarray | None, labels: np.ndarray) -> tuple[str, ...]:

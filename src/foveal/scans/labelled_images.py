@@ -2,112 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foveal.scans.manifest import read_manifest, split_patients
+from foveal.scans.image_splits import (
+    ImageSplit,
+    LoadedImages,
+    Skipped,
+    View,
+    deal_validation,
+    photograph_reader,
+)
+from foveal.scans.manifest import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from foveal.scans.discovery import ScanRef
 
-View = Literal["whole", "field"]
+__all__ = ["LabelledImages", "LabelledSplit", "LoadedImages", "Skipped", "View", "read_labelled_images"]
+
 SPLITS = ("train", "val", "test")
-_FOLDER_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """An image that is left out: where it is, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedImages:
-    """Images whose pixels can be taken one by one.
-
-    Attributes:
-        split: their labels, names and patients, M of each.
-        array: (N, H, W) or (N, H, W, C) uint8, N at least M; may be mapped from a temporary file.
-        skipped: images that could not be read and are not in `split`.
-    """
-
-    split: LabelledSplit
-    array: np.ndarray
-    skipped: tuple[Skipped, ...]
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def image(self, index: int) -> np.ndarray:
-        """Pixels of image `index` of the split, (H, W) or (H, W, C) uint8."""
-        return np.asarray(self.array[self.split.rows[index]])
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledSplit:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LabelledSplit(ImageSplit):
     """Images of one split with their labels; pixels are read when `load` is called.
 
     Attributes:
         labels: (N,) int64 classes, or (N, K) float32 of 0 and 1 where an image has several findings.
-        names: one an image: its path below the folder, or its split and row.
-        patients: one an image; None where nobody says.
-        rows: (N,) where the images are in the array that `read` gives.
-        read: (size, channels, view) to an array of pixels, and why some rows of it could not be read.
     """
 
     labels: np.ndarray
-    names: tuple[str, ...]
-    patients: tuple[str | None, ...]
-    rows: np.ndarray
-    read: Callable[[int, int, View], tuple[np.ndarray, Mapping[int, str]]]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def load(self, *, size: int, channels: int, view: View = "whole") -> LoadedImages:
-        """Read the images, each once, with memory that does not grow with their number.
-
-        What has many pixels is in a temporary file that is mapped to memory and vanishes with the array.
-
-        Args:
-            size: pixels along each side of a photograph's square; those of an `.npz` stay as they are.
-            channels: 1 (grey) or 3 (RGB) of a photograph; those of an `.npz` stay as they are.
-            view: "whole" photographs on a black square, or the square around the "field" of view of an eye,
-                as screening sees it.
-
-        Raises:
-            ValueError: no image could be read; `channels` is neither 1 nor 3.
-        """
-        if channels not in (1, 3):
-            raise ValueError(f"channels is {channels}; images are read with 1 (grey) or 3 (RGB)")
-        array, failures = self.read(size, channels, view)
-        failed = np.isin(self.rows, list(failures))
-        skipped = tuple(
-            Skipped(self.names[index], failures[int(self.rows[index])]) for index in np.flatnonzero(failed)
-        )
-        if failed.all():
-            first = skipped[0]
-            raise ValueError(f"none of {len(self)} images can be read; {first.path}: {first.reason}")
-        return LoadedImages(self.subset(np.flatnonzero(~failed)) if skipped else self, array, skipped)
-
-    def subset(self, chosen: np.ndarray) -> LabelledSplit:
-        """The images of these numbers, in this order."""
-        return LabelledSplit(
-            self.labels[chosen],
-            tuple(self.names[index] for index in chosen),
-            tuple(self.patients[index] for index in chosen),
-            self.rows[chosen],
-            self.read,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,22 +69,8 @@ class LabelledImages:
         Raises:
             ValueError: too few patients.
         """
-        if "val" in self.splits:
-            return self
-        import pandas as pd
-
-        train = self.splits["train"]
-        frame = pd.DataFrame({"path": train.names, "patient": train.patients})
-        if not self.several:
-            frame["label"] = train.labels
-        side = split_patients(
-            frame,
-            fractions={"train": 1 - fraction, "val": fraction},
-            seed=seed,
-            stratify=None if self.several else "label",
-        ).to_numpy()
-        parts = {name: train.subset(np.flatnonzero(side == name)) for name in ("train", "val")}
-        return replace(self, splits={**self.splits, **parts})
+        labels = None if self.several else self.splits["train"].labels
+        return replace(self, splits=deal_validation(self.splits, fraction, seed=seed, labels=labels))
 
 
 def read_labelled_images(source: str | Path) -> LabelledImages:
@@ -187,11 +104,11 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
     arrays = read_arrays(source, SPLITS)
     splits = {
         name: LabelledSplit(
-            labels,
-            tuple(f"{name}/{row}" for row in range(len(labels))),
-            (None,) * len(labels),
-            np.arange(len(labels)),
-            lambda size, channels, view, load=load: (load(), {}),  # type: ignore[misc]
+            labels=labels,
+            names=tuple(f"{name}/{row}" for row in range(len(labels))),
+            patients=(None,) * len(labels),
+            rows=np.arange(len(labels)),
+            read=lambda size, channels, view, load=load: (load(), {}),  # type: ignore[misc]
         )
         for name, (load, labels) in arrays.splits.items()
     }
@@ -200,13 +117,13 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
 
 def _read_folder(source: Path) -> LabelledImages:
     folders = _folders(source)
-    split_folders = {_FOLDER_NAMES[f.name.lower()]: f for f in folders if f.name.lower() in _FOLDER_NAMES}
+    split_folders = {SPLIT_FOLDERS[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_FOLDERS}
     if "train" not in split_folders:
         if split_folders and len(split_folders) == len(folders):
             raise ValueError(f"{source} holds {', '.join(split_folders)} but no folder train to learn from")
         split_folders = {"train": source}
     elif len(split_folders) != len(folders):
-        odd = [f.name for f in folders if f.name.lower() not in _FOLDER_NAMES]
+        odd = [f.name for f in folders if f.name.lower() not in SPLIT_FOLDERS]
         raise ValueError(
             f"{source} holds a folder train and also {', '.join(odd) or 'two of one split'}; allowed beside "
             f"train: val (valid, validation) and test"
@@ -217,7 +134,7 @@ def _read_folder(source: Path) -> LabelledImages:
             f"{split_folders['train']} holds {len(classes)} folder(s) of images; classification needs "
             "one folder a class, at least two"
         )
-    patients = _patients(source)
+    patients = patients_of(source)
     splits, skipped = {}, []
     for name in SPLITS:
         if name in split_folders:
@@ -249,24 +166,21 @@ def _folder_split(
     if not refs:
         raise ValueError(f"{folder} holds no image in its folders of classes")
     paths = [ref.path for ref in refs]
-
-    @cache  # splits that are dealt from these images share the pixels
-    def read(size: int, channels: int, view: View) -> tuple[np.ndarray, Mapping[int, str]]:
-        from foveal.scans.labelled_arrays import stack_photographs
-
-        return stack_photographs(paths, size=size, channels=channels, view=view)
-
-    names = tuple(str(path.relative_to(source)) for path in paths)
-    owners = tuple(patients.get(path.resolve()) for path in paths)
-    numbers = np.array(labels, dtype=np.int64)
-    return LabelledSplit(numbers, names, owners, np.arange(len(paths)), read), skipped
+    split = LabelledSplit(
+        labels=np.array(labels, dtype=np.int64),
+        names=tuple(str(path.relative_to(source)) for path in paths),
+        patients=tuple(patients.get(path.resolve()) for path in paths),
+        rows=np.arange(len(paths)),
+        read=photograph_reader(paths),
+    )
+    return split, skipped
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _patients(source: Path) -> dict[Path, str]:
+def patients_of(source: Path) -> dict[Path, str]:
     """Patients by the real path of their images, from the folder's manifest if there is one."""
     for name in ("manifest.csv", "manifest.parquet"):
         if (source / name).is_file():

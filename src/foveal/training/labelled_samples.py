@@ -1,7 +1,8 @@
-"""Samples of labelled images for the training loop: augmentation and mixing that depend on the seed alone."""
+"""Samples of images, labelled or not: augmentation and mixing that depend on the seed alone."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -9,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
-from foveal.scans.labelled_images import LoadedImages
+from foveal.scans.image_splits import LoadedImages
+from foveal.scans.labelled_images import LabelledSplit
 from foveal.settings import Settings
 
 
@@ -22,6 +25,10 @@ class ImageAugmentation(Settings):
     """How training images are changed, by torchvision's transforms; the defaults suit most medical images."""
 
     crop: float = Field(0.7, gt=0, le=1, description="least share of the image that a crop keeps; 1 is off")
+    crop_mode: Literal["resized", "keep_ratio"] = Field(
+        "resized",
+        description="a random crop resized, or timm's rkrc: random scale and aspect, then the middle",
+    )
     horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability")
     rotation: float = Field(10.0, ge=0, le=180, description="largest angle, degrees")
@@ -35,11 +42,11 @@ class ImageAugmentation(Settings):
     erase: float = Field(0.0, ge=0, le=1, description="probability of an erased rectangle")
 
 
-class LabelledSamples:
-    """Training samples `images` (C, size, size) in [0, 1] and `labels`, for `foveal.training.fit`.
+class ImageSamples:
+    """Training samples `images` (C, size, size) in [0, 1], for `foveal.training.fit`.
 
     Args:
-        loaded: images with their labels.
+        loaded: the images.
         size: pixels along each side.
         channels: 1 or 3; grey images are repeated, colours are turned into grey by their luminance.
         augmentation: None changes nothing.
@@ -47,7 +54,7 @@ class LabelledSamples:
 
     def __init__(
         self,
-        loaded: LoadedImages,
+        loaded: LoadedImages[Any],
         *,
         size: int,
         channels: int,
@@ -55,22 +62,17 @@ class LabelledSamples:
     ) -> None:
         self.loaded, self.size, self.channels = loaded, size, channels
         self.augment = None if augmentation is None else _transforms(augmentation, size, channels)
-        self.labels = torch.from_numpy(loaded.split.labels)
 
     def __len__(self) -> int:
         return len(self.loaded)
 
     def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """Image `index`, augmented by draws from `generator` alone; `mixing_seed` is for `mixed_batches`."""
+        """Image `index`, augmented by draws from `generator` alone."""
         image = self._image(index)
         if self.augment is not None:
             with _seeded(_draw_seed(generator)):
                 image = self.augment(image)
-        return {
-            "images": self._to_size(image)[0],
-            "labels": self.labels[index],
-            "mixing_seed": _draw_seed(generator),
-        }
+        return {"images": self._to_size(image)[0]}
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order and as they are, (B, C, size, size) in [0, 1]."""
@@ -111,6 +113,19 @@ class LabelledSamples:
         return F.interpolate(
             floats, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=smaller
         )
+
+
+class LabelledSamples(ImageSamples):
+    """The same with `labels`, and a `mixing_seed` for `mixed_batches`."""
+
+    def __init__(self, loaded: LoadedImages[LabelledSplit], **options: Any) -> None:
+        super().__init__(loaded, **options)
+        self.labels = torch.from_numpy(loaded.split.labels)
+
+    def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """Image `index`, augmented by draws from `generator` alone, with its label."""
+        image = super().sample(index, generator)
+        return {**image, "labels": self.labels[index], "mixing_seed": _draw_seed(generator)}
 
 
 def mixed_batches(
@@ -156,7 +171,19 @@ def _transforms(settings: ImageAugmentation, size: int, channels: int) -> Callab
         steps.append(_POLICIES[settings.policy](**options))
     if settings.rotation:
         steps.append(v2.RandomRotation(settings.rotation, interpolation=v2.InterpolationMode.BILINEAR))
-    if settings.crop < 1:
+    if settings.crop < 1 and settings.crop_mode == "keep_ratio":
+        steps += [
+            ResizeKeepRatio(
+                size,
+                random_scale_prob=0.5,
+                random_scale_range=(settings.crop, 1.0),
+                random_scale_area=True,
+                random_aspect_prob=0.5,
+                random_aspect_range=(0.9, 1 / 0.9),
+            ),
+            CenterCropOrPad(size, padding_mode="reflect"),
+        ]
+    elif settings.crop < 1:
         steps.append(v2.RandomResizedCrop(size, scale=(settings.crop, 1.0), antialias=True))
     if settings.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(settings.horizontal_flip))
@@ -176,10 +203,12 @@ def _draw_seed(generator: torch.Generator) -> int:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Torch's global CPU generator, from which torchvision draws, seeded and then given back as it was."""
-    state = torch.get_rng_state()
+    """The generators that torchvision (torch's) and timm (Python's) draw from, seeded, then as they were."""
+    state, python_state = torch.get_rng_state(), random.getstate()
     torch.default_generator.manual_seed(seed)
+    random.seed(seed)
     try:
         yield
     finally:
         torch.set_rng_state(state)
+        random.setstate(python_state)
