@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from foveal.explanation.attention_profiles import attention_profiles, profiles_of
+from foveal.explanation.attention_profiles import attention_profiles, offset_sums, profiles_of
 from foveal.explanation.attention_taps import LayerAttention
 
 IMAGES = torch.rand(3, 3, 32, 48)
@@ -96,11 +96,77 @@ def test_batches_are_averaged():
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), msg=name)
 
 
-def test_windows_and_models_without_attention_are_refused():
+def test_registers_are_left_out_as_the_model_tells():
+    vit = timm.create_model(
+        "vit_small_patch14_reg4_dinov2", img_size=(56, 84), embed_dim=16, depth=1, num_heads=2
+    ).eval()
+    found = attention_profiles(vit, torch.rand(1, 3, 56, 84))
+    assert found.grid == (4, 6)
+    assert 0 < found.to_prefix[0, 0] < 1
+
+
+def test_windows_have_rings_of_their_own_and_missing_heads_are_nan():
     swin = timm.create_model(
         "swin_tiny_patch4_window7_224", img_size=56, embed_dim=24, depths=(1, 1), num_heads=(1, 2)
     ).eval()
-    with pytest.raises(ValueError, match="without windows"):
-        attention_profiles(swin, torch.rand(1, 3, 56, 56))
+    found = attention_profiles(swin, torch.rand(2, 3, 56, 56))
+    assert found.grid == (7, 7)
+    assert found.windows == (4, 1)
+    assert found.strength.shape == (2, 2, 7)
+    assert found.strength[0, 1].isnan().all()
+    torch.testing.assert_close(found.strength[1].sum(-1), torch.ones(2, dtype=torch.float64))
+    assert found.kinds()[0][1] == ""
+    # patches of the second stage are twice as wide
+    even = [attention_distance(4.0), attention_distance(8.0)]
+    assert found.distance[0, 0].item() == pytest.approx(even[0], rel=0.1)
+    assert found.distance[1, 0].item() == pytest.approx(even[1], rel=0.1)
+
+
+def attention_distance(side):
+    """Mean distance of even attention on 7 x 7 patches."""
+    places = torch.cartesian_prod(torch.arange(7.0), torch.arange(7.0)) * side
+    return torch.cdist(places, places).mean().item()
+
+
+def test_even_attention_is_the_mean_share_of_patches_in_each_ring():
+    found = profiles_of(given(torch.full((24, 24), 1 / 24)), IMAGES).strength[0, 0]
+    cells = [(r, c) for r in range(4) for c in range(6)]
+    for k in range(6):
+        pairs = sum(max(abs(a - c), abs(b - d)) == k for a, b in cells for c, d in cells)
+        assert found[k].item() == pytest.approx(pairs / 24 / 24)
+
+
+def test_offsets_are_summed_as_by_a_loop():
+    among = torch.rand(2, 12, 12, dtype=torch.float64)
+    wanted = torch.zeros(2, 5, 7, dtype=torch.float64)
+    for i in range(12):
+        for j in range(12):
+            wanted[:, j // 4 - i // 4 + 2, j % 4 - i % 4 + 3] += among[:, i, j]
+    torch.testing.assert_close(offset_sums(among, (3, 4)), wanted)
+
+
+def test_heads_of_one_profile_are_one_group():
+    near, even = torch.eye(24), torch.full((24, 24), 1 / 24)
+    kept = [LayerAttention(str(k), given(each)[0].weights) for k, each in enumerate((near, even, near, even))]
+    numbers, centres = profiles_of(kept, IMAGES).groups(2)
+    assert numbers.flatten().tolist() == [0, 1, 0, 1]
+    assert centres[0, 0] == 1
+    assert profiles_of(kept, IMAGES).groups()[0].flatten().tolist() == [0, 1, 0, 1]
+
+
+def test_the_trend_is_the_mean_of_a_layers_heads():
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2
+    ).eval()
+    found = attention_profiles(vit, torch.rand(1, 3, 32, 32))
+    torch.testing.assert_close(found.trend(), found.strength.mean(1))
+
+
+def test_models_without_attention_are_refused():
     with pytest.raises(ValueError, match="has no attention"):
         attention_profiles(timm.create_model("resnet10t").eval(), torch.rand(1, 3, 32, 32))
+
+
+def test_keys_that_are_not_the_queries_are_refused():
+    with pytest.raises(ValueError, match="among the same tokens"):
+        profiles_of([LayerAttention("attn", torch.rand(3, 1, 24, 6).softmax(-1))], IMAGES)

@@ -7,7 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from foveal.explanation.attention_taps import attention_tapped
-from foveal.explanation.head_importance import head_importance, head_sensitivity, pruning_curve, resumable
+from foveal.explanation.head_importance import (
+    head_importance,
+    head_sensitivity,
+    layer_pruning,
+    pruning_curve,
+)
+from foveal.explanation.head_passes import heads_gated, mean_head_outputs, resumable
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -61,11 +67,11 @@ def test_kept_blocks_change_nothing_but_the_time(vit):
         assert len(passes.blocks) == 3
         gates = torch.tensor([1.0, 0, 1])
         for layer in range(3):
-            logits, embedding = passes.run(layer, gates)
-            torch.testing.assert_close(logits, without(vit, layer, 1), atol=1e-5, rtol=1e-4)
-            assert embedding.shape == (6, 24)
+            found = passes.run(layer, gates)
+            torch.testing.assert_close(found.logits.float(), without(vit, layer, 1), atol=1e-5, rtol=1e-4)
+            assert found.embedding.shape == (6, 24)
     with torch.no_grad():
-        torch.testing.assert_close(vit(IMAGES), passes.run(3, None)[0])
+        torch.testing.assert_close(vit(IMAGES), passes.run().logits.float())
 
 
 def test_blocks_before_the_head_are_not_run_again(vit):
@@ -90,8 +96,11 @@ def test_a_planted_head_is_first_by_every_measure(vit):
         block.attn.qkv.bias.data.zero_()
     with torch.no_grad():
         labels = vit(IMAGES).argmax(1)
-    found = head_importance(vit, IMAGES, labels, kept_alone=True)
-    for name in ("loss_increase", "divergence", "embedding_shift", "probability_drop"):
+    found = head_importance(vit, IMAGES, labels, kept_alone=True, layer_shift=True)
+    names = set(found.measures) - {"accuracy_drop", "kept_alone"}
+    assert len(names) == 6
+    assert found.measures["kept_alone"][1].argmax() == 2  # told within a layer only
+    for name in names:
         assert found.measures[name].argmax().item() == 5, name
     assert found.measures["accuracy_drop"].flatten()[5] == found.measures["accuracy_drop"].max()
     assert found.combined_rank().argmax().item() == 5
@@ -147,3 +156,82 @@ def test_what_does_not_fit_is_refused(vit):
         head_importance(timm.create_model("resnet10t", num_classes=2).eval(), IMAGES)
     with pytest.raises(ValueError, match="training mode"):
         head_sensitivity(vit.train(), IMAGES)
+
+
+def test_open_gates_leave_the_logits_and_closed_ones_are_columns_of_zeros(vit):
+    with torch.no_grad():
+        whole = vit(IMAGES)
+        with heads_gated(vit, torch.ones(3, 3)):
+            torch.testing.assert_close(vit(IMAGES), whole, atol=1e-6, rtol=0)
+        gates = torch.ones(3, 3)
+        gates[1, 2] = 0
+        with heads_gated(vit, gates):
+            torch.testing.assert_close(vit(IMAGES), without(vit, 1, 2), atol=1e-6, rtol=1e-6)
+
+
+def test_a_head_at_its_mean_is_the_mean_of_what_it_gives(vit):
+    means = mean_head_outputs(vit, IMAGES, batch_size=4)
+    assert [tuple(mean.shape) for mean in means] == [(3, 17, 8)] * 3
+    attention, met = vit.blocks[1].attn, {}
+    handle = attention.proj.register_forward_pre_hook(lambda _, given: met.update(heads=given[0].clone()))
+    with torch.no_grad():
+        vit(IMAGES)
+        handle.remove()
+        wanted = met["heads"].mean(0).view(17, 3, 8).transpose(0, 1)
+        torch.testing.assert_close(means[1].float(), wanted)
+
+        def at_mean(_, given):
+            changed = given[0].clone()
+            changed[..., 16:] = wanted[2]
+            return (changed,)
+
+        handle = attention.proj.register_forward_pre_hook(at_mean)
+        logits = vit(IMAGES)
+        handle.remove()
+        found = head_importance(vit, IMAGES, LABELS, ablation="mean")
+        loss = F.cross_entropy(logits, LABELS) - F.cross_entropy(vit(IMAGES), LABELS)
+    assert found.measures["loss_increase"][1, 2].item() == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_heads_of_a_softmax_written_out_can_be_set_to_their_means(vit):
+    fused = mean_head_outputs(vit, IMAGES)
+    for block in vit.blocks:
+        block.attn.fused_attn = False
+    for a, b in zip(fused, mean_head_outputs(vit, IMAGES), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_classes_share_the_images_out(vit):
+    found = head_importance(vit, IMAGES, LABELS)
+    parts = [found.of_class(k).measures["loss_increase"] for k in range(3)]
+    torch.testing.assert_close(torch.stack(parts).mean(0), found.measures["loss_increase"])
+    with pytest.raises(ValueError, match="there are 0, 1, 2"):
+        found.of_class(5)
+
+
+def test_a_layer_that_keeps_all_heads_is_as_it_was(vit):
+    importance = torch.rand(3, 3)
+    table = layer_pruning(vit, IMAGES, None, importance)
+    assert table.shape == (4, 4)
+    assert (table[:, -1] == 1).all()
+    few = layer_pruning(vit, IMAGES, None, importance, kept=[0])
+    torch.testing.assert_close(few[:, 0], table[:, 0])
+
+
+def test_without_labels_pruning_counts_answers_that_stay(vit):
+    curve = pruning_curve(vit, IMAGES, None, torch.rand(3, 3), counts=[0, 9])
+    assert curve[0] == (0, 1.0)
+
+
+def test_layers_of_different_numbers_of_heads_are_filled_up_with_nan():
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, embed_dim=24, depths=(1, 1), num_heads=(1, 2),
+        num_classes=3,
+    ).eval()  # fmt: skip
+    images = torch.rand(2, 3, 56, 56)
+    found = head_importance(swin, images, torch.tensor([0, 1]))
+    assert found.measures["divergence"].isnan().tolist() == [[False, True], [False, False]]
+    assert found.combined_rank().isnan().sum() == 1
+    assert not found.agreement()[1].diagonal()[1:3].isnan().any()
+    assert head_sensitivity(swin, images).measures["sensitivity"].isnan().sum() == 1
+    assert len(pruning_curve(swin, images, None, found.combined_rank())) == 4

@@ -14,7 +14,7 @@ from torch import Tensor
 from foveal.explanation.attention_taps import attention_tapped, check_attention
 from foveal.explanation.cam import enlarged
 from foveal.explanation.methods import Question, register_method
-from foveal.explanation.taps import as_maps
+from foveal.explanation.taps import as_maps, prefix_tokens_of
 from foveal.settings import unknown_name
 
 Heads = Literal["mean", "max", "min"]
@@ -157,15 +157,9 @@ def _on_grid(joint: Tensor, asked: Question, prefix_tokens: int | None, grid: Se
     """Row of the class token, or the mean row where there is none, on the grid and enlarged."""
     tokens = joint.shape[-1]
     if prefix_tokens is None:
-        prefix_tokens = getattr(_backbone(asked.model), "num_prefix_tokens", None)
+        prefix_tokens = prefix_tokens_of(asked.model)
     known = joint.transpose(1, 2)  # (B, N, queries)
     laid = as_maps(known, asked.images, prefix_tokens=prefix_tokens, grid=grid)
     has_class_token = laid[0, 0].numel() < tokens
     rows = laid[:, 0] if has_class_token or laid.shape[1] == 1 else laid.mean(dim=1)
     return enlarged(rows, asked.images)
-
-
-def _backbone(model: torch.nn.Module) -> torch.nn.Module:
-    """The module that tells its prefix tokens, if any does."""
-    found = (module for module in model.modules() if hasattr(module, "num_prefix_tokens"))
-    return next(found, model)

@@ -21,7 +21,7 @@ from foveal.explanation.taps import named_calls
 from foveal.explanation.torch_attention import attention_in_steps, multi_head_in_steps
 
 Edit = Callable[[int, Tensor], Tensor]
-"""Number of the layer and its weights (B, H, N, M) to the weights to go on with."""
+"""Number of the layer and its weights (B, H, N, M), or its heads' outputs (B, H, N, D), to what goes on."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,22 @@ class LayerAttention:
 
 
 @contextmanager
-def attention_tapped(model: nn.Module, *, edit: Edit | None = None) -> Iterator[list[LayerAttention]]:
+def attention_tapped(
+    model: nn.Module, *, edit: Edit | None = None, edit_outputs: Edit | None = None
+) -> Iterator[list[LayerAttention]]:
     """Collect the attention of every layer of a forward pass, first layer first.
 
     Args:
         model: any with attention of torch's functions.
         edit: changes the weights before the values are mixed by them, such as a gate of each head: what is
             collected is what it returns.
+        edit_outputs: changes what the heads give, values mixed by their weights, before the projection.
 
     Yields:
         A list that fills as the model runs.
     """
     kept: list[LayerAttention] = []
-    with named_calls(model) as calls, _AttentionMode(calls, kept, edit):
+    with named_calls(model) as calls, _AttentionMode(calls, kept, edit, edit_outputs):
         yield kept
 
 
@@ -79,18 +82,25 @@ def check_attention(model: nn.Module, kept: list[LayerAttention]) -> None:
 
 
 class _AttentionMode(TorchFunctionMode):
-    def __init__(self, calls: list[str], kept: list[LayerAttention], edit: Edit | None) -> None:
+    def __init__(
+        self,
+        calls: list[str],
+        kept: list[LayerAttention],
+        edit: Edit | None,
+        edit_outputs: Edit | None,
+    ) -> None:
         super().__init__()
-        self.calls, self.kept, self.edit = calls, kept, edit
+        self.calls, self.kept, self.edit, self.edit_outputs = calls, kept, edit, edit_outputs
+        self.to_mix: Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return attention_in_steps(*args, **kwargs, met=self._met)
+            return attention_in_steps(*args, **kwargs, met=self._met, mixed=self._mixed)
         if func is F.multi_head_attention_forward:
-            attend = partial(attention_in_steps, met=self._met)
+            attend = partial(attention_in_steps, met=self._met, mixed=self._mixed)
             return multi_head_in_steps(F.linear, attend, *args, **kwargs)
         result = func(*args, **kwargs)
         if (
@@ -98,7 +108,14 @@ class _AttentionMode(TorchFunctionMode):
             and result.ndim == 4
             and self._within_attention()
         ):
-            return self._met(result)
+            self.to_mix = self._met(result)
+            return self.to_mix
+        if self.to_mix is not None and args and args[0] is self.to_mix:
+            if func in (F.dropout, Tensor.contiguous, Tensor.to):
+                self.to_mix = result
+            elif func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
+                self.to_mix = None
+                return self._mixed(result)
         return result
 
     def _met(self, weights: Tensor) -> Tensor:
@@ -106,6 +123,9 @@ class _AttentionMode(TorchFunctionMode):
             weights = self.edit(len(self.kept), weights)
         self.kept.append(LayerAttention(self.calls[-1] if self.calls else "", weights))
         return weights
+
+    def _mixed(self, outputs: Tensor) -> Tensor:
+        return outputs if self.edit_outputs is None else self.edit_outputs(len(self.kept) - 1, outputs)
 
     def _within_attention(self) -> bool:
         return any("attn" in name or "attention" in name for name in self.calls)

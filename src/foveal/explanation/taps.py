@@ -149,6 +149,13 @@ def grid_of(
     )
 
 
+def prefix_tokens_of(model: nn.Module) -> int | None:
+    """How many tokens a model says it has before its patches, as timm's tell it; None where it does not."""
+    found = (module.num_prefix_tokens for module in model.modules() if hasattr(module, "num_prefix_tokens"))
+    told = next(found, None)
+    return told if isinstance(told, int) else None
+
+
 def _grid(cells: int, sides: tuple[int, ...]) -> tuple[int, ...] | None:
     """The grid of square cells that divides the sides into so many, if there is one."""
     if cells < 1:

@@ -23,8 +23,12 @@ def attention_in_steps(
     enable_gqa: bool = False,
     *,
     met: Callable[[Tensor], Tensor] | None = None,
+    mixed: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`scaled_dot_product_attention`, with `met` called on its weights (B, H, N, M)."""
+    """`scaled_dot_product_attention`, with `met` called on its weights, `mixed` on what it gives.
+
+    Weights are (B, H, N, M), what it gives is (B, H, N, D).
+    """
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(repeats, dim=-3) for x in (key, value))
@@ -37,7 +41,8 @@ def attention_in_steps(
         scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
     weights = scores.softmax(dim=-1)
     weights = weights if met is None else met(weights)
-    return F.dropout(weights, dropout_p) @ value
+    output = F.dropout(weights, dropout_p) @ value
+    return output if mixed is None else mixed(output)
 
 
 def multi_head_in_steps(
