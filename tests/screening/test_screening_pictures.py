@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.scans.field_of_view import field_square
+from foveal.scans.field_of_view import field_square, square_box
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import pictures
-from foveal.screening.grading import place_square
+from foveal.screening.explaining import place_box
 from foveal.screening.screener import probability_levels
 
 
@@ -74,7 +74,7 @@ def test_a_map_over_the_graders_square_lands_where_it_came_from():
     row, column = (round(value) for value in eye.disc.center)
     marked = np.zeros((256, 256, 3), np.uint8)
     marked[row - 6 : row + 7, column - 6 : column + 7] = 255
-    placed = place_square(field_square(marked, eye.field, size=128)[..., 0], eye.field)
+    placed = place_box(field_square(marked, eye.field, size=128)[..., 0], eye.field, square_box(eye.field))
     assert placed.shape == (256, 256)
     found = np.argwhere(placed > 127).mean(axis=0)
     assert np.abs(found - [row, column]).max() < 1

@@ -121,7 +121,7 @@ def test_a_page_shows_all_overlays_and_the_place_in_the_cohort(report: Path):
     layers = {name for name in page.ids if name.startswith("layer-")}
     expected = {
         "kinds", "outline", "fill", "widths", "nodes", "angles", "probability", "lesions", "doubt",
-        "kind_doubt", "landmark_doubt", "lesion_doubt", "relevance", "field",
+        "kind_doubt", "landmark_doubt", "lesion_doubt", "relevance_0", "field",
     }  # fmt: skip
     # An untrained network may find no landmark to show.
     assert layers - {"layer-landmarks"} == {f"layer-{name}" for name in expected}

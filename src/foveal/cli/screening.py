@@ -32,6 +32,13 @@ def screen(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Also write DICOM segmentations and measurement reports.")
     ] = False,
+    explain: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD,…",
+            help="Explain disc, fovea and grade by these, such as lrp,grad-cam; see `foveal explain --help`.",
+        ),
+    ] = "",
     vessel_model: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Use this saved vessel model, not the shipped one.")
     ] = None,
@@ -60,6 +67,7 @@ def screen(
             "max_megapixels": max_megapixels,
             "salt": salt,
             "dicom": dicom,
+            "explain": tuple(word.strip() for word in explain.split(",") if word.strip()),
             "vessel_model": vessel_model,
             "artery_vein_model": artery_vein_model,
             "landmark_model": landmark_model,

@@ -1,5 +1,6 @@
 """The overlays of a page: what was found in a photograph, as transparent pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,8 @@ LAYERS: dict[str, dict[str, str]] = {
         "landmark_doubt": "Disc and fovea",
         "lesion_doubt": "Lesions",
     },
-    "Grader": {"relevance": "What the grader looked at"},
 }
-"""Titles of the overlays by name, in groups."""
+"""Titles of the overlays by name, in groups; those of explanations are in `Record.explanations`."""
 
 SHOWN_FIRST = ("kinds", "landmarks", "lesions")
 """Overlays that a page opens with."""
@@ -55,7 +55,7 @@ class Seen:
         landmarks: disc and fovea.
         kinds: arteries and veins.
         lesions: of all kinds.
-        relevance: (h, w) uint8 what the grader looked at; None without a grader.
+        reasons: (h, w) uint8 maps of why the models said so.
     """
 
     eye: "Eye"
@@ -64,7 +64,7 @@ class Seen:
     landmarks: "LandmarksAndDoubt"
     kinds: "KindsOfVessels"
     lesions: "LesionsAndDoubt"
-    relevance: np.ndarray | None
+    reasons: Sequence[np.ndarray] = ()
 
 
 def report_layers(seen: Seen) -> dict[str, str]:
@@ -88,9 +88,14 @@ def report_layers(seen: Seen) -> dict[str, str]:
         "lesion_doubt": _doubt(seen.lesions.spread),
     }
     layers |= landmark_layer(eye.field, seen.landmarks.found)
-    if seen.relevance is not None:
-        layers["relevance"] = pictures.stain(seen.relevance, pictures.RELEVANCE_RAMP, opaque_from=1.2)
+    for index, levels in enumerate(seen.reasons):
+        layers[reason_layer(index)] = pictures.stain(levels, pictures.RELEVANCE_RAMP, opaque_from=1.2)
     return layers
+
+
+def reason_layer(index: int) -> str:
+    """Name of the overlay of an explanation."""
+    return f"relevance_{index}"
 
 
 def _kinds(kinds: "KindsOfVessels") -> str:

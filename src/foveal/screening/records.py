@@ -21,7 +21,8 @@ class Failure:
         path: the file.
         name: the name its results would have had.
         stage: the step that failed ("find", "read", "field of view", "quality", "vessels", "landmarks",
-            "arteries and veins", "lesions", "biomarkers", "grader", "pictures", "write" or "worker").
+            "arteries and veins", "lesions", "biomarkers", "grader", "explanations", "pictures", "write" or
+            "worker").
         reason: what was found and what is allowed, in one line.
     """
 
@@ -69,6 +70,27 @@ class Provenance(BaseModel):
     grader_weights: str | None = None
 
 
+class Explanation(BaseModel):
+    """What a map of an explanation explains, and what it is worth.
+
+    Attributes:
+        of: the answer: "disc", "fovea" or a grade.
+        method: of `foveal.explanation`.
+        probability: of the answer, in a structure's case the mean over where it is called.
+        without_top: the same with the tenth of pixels that the map marks most filled in from around them
+            (without the noise of ROAD, arXiv 2202.00449).
+        without_other: the same with that shape filled in elsewhere, mean of three places.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    of: str
+    method: str
+    probability: float
+    without_top: float
+    without_other: float
+
+
 class Record(BaseModel):
     """One finished photograph. Written after all its other files, so that its presence means they are whole.
 
@@ -80,7 +102,8 @@ class Record(BaseModel):
         values: column name to value, one row of the results table.
         reasons: why the quality is not "good".
         missing: name of each biomarker without a value to the reason.
-        notes: remarks on the input ("frame 1 of 12 is screened").
+        notes: remarks on the input ("frame 1 of 12 is screened") and on what could not be explained.
+        explanations: of the page's maps "relevance_0", "relevance_1", …, in this order.
         outputs: path within the report to size in bytes, of each file written for this photograph.
         thumbnail: data URI, at most 96 pixels.
         seconds: wall time of each step.
@@ -96,6 +119,7 @@ class Record(BaseModel):
     reasons: list[str]
     missing: dict[str, str]
     notes: list[str]
+    explanations: list[Explanation] = []
     outputs: dict[str, int]
     thumbnail: str
     seconds: dict[str, float]

@@ -16,9 +16,9 @@ from foveal.files import write_atomically
 from foveal.pages import page_environment
 from foveal.screening.charts import Cohort, histogram, number, strip
 from foveal.screening.columns import Column, biomarker_column, result_columns, screened_biomarkers
-from foveal.screening.layers import LAYERS, SHOWN_FIRST
+from foveal.screening.layers import LAYERS, SHOWN_FIRST, reason_layer
 from foveal.screening.pictures import LESION_COLOURS
-from foveal.screening.records import Failure, Record
+from foveal.screening.records import Explanation, Failure, Record
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -124,7 +124,7 @@ def _write_page(
             record=record,
             values=record.values,
             layers=layers,
-            layer_groups=_present(layers),
+            layer_groups=_present(layers, record.explanations),
             shown_first=SHOWN_FIRST,
             field_path=field_path,
             overview=overview,
@@ -159,11 +159,12 @@ def _measured(column: Column, record: Record, overview: Overview) -> dict[str, A
     return {"column": column, "value": value, "place": place, "strip": strip(cohort, found, label=label)}
 
 
-def _present(layers: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The groups of `LAYERS`, without the overlays that a page does not have."""
+def _present(layers: dict[str, str], explanations: Sequence[Explanation]) -> dict[str, dict[str, str]]:
+    """The groups of `LAYERS` without the overlays that a page does not have, and the explanations."""
+    why = {reason_layer(i): f"{each.of}, by {each.method}" for i, each in enumerate(explanations)}
     groups = {
         group: {name: title for name, title in names.items() if name in layers}
-        for group, names in LAYERS.items()
+        for group, names in (*LAYERS.items(), ("Why the models said so", why))
     }
     return {group: names for group, names in groups.items() if names}
 

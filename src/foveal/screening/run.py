@@ -162,12 +162,15 @@ def _prepare(report: Path, settings: ScreenSettings, grader: Path | None) -> Job
     import torch
 
     from foveal.models import weights_hash
+    from foveal.screening.explaining import check_methods
 
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch sees no CUDA device; allowed here: 'cpu' or 'auto'")
+    if settings.explain:
+        check_methods(settings.explain)
     models = settings.model_folders()
     job = Job(
         report=report,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
     from foveal.scans.quality import Quality
     from foveal.scans.scan import Scan
+    from foveal.screening.explaining import Reason
     from foveal.screening.structures import KindsOfVessels, LandmarksAndDoubt, LesionsAndDoubt
 
 ARTERY, VEIN, CROSSING = 1, 2, 3
@@ -102,7 +103,7 @@ class Screener:
         if job.grader is not None:
             from foveal.screening.grading import Grader
 
-            self.grader = Grader(job.grader, job.device)
+            self.grader = Grader(job.grader, job.device, job.settings.explain)
         self.software = {
             "foveal": job.provenance.foveal,
             "python": platform.python_version(),
@@ -133,6 +134,7 @@ class Screener:
         from foveal.scans.reading import read_scan
         from foveal.screening import pictures
         from foveal.screening import structures as of
+        from foveal.screening.explaining import explain_landmarks
         from foveal.screening.layers import Seen, report_layers
         from foveal.screening.report import write_first_page
         from foveal.segmentation.inference import segment_vessels
@@ -168,10 +170,18 @@ class Screener:
             biomarkers = measure_eye(eye, columns=columns)
             lesion_values = measure_lesions(lesions.found, eye)
             rule = rule_summary(lesions.found, eye, quality=quality.grade)
-        grade, relevance = None, None
+        grade: dict[str, Value] = {}
+        reasons: list[Reason] = []
+        remarks: list[str] = []
         if self.grader is not None:
             with steps("grader"):
-                grade, relevance = self.grader(scan.image, field)
+                grade, reasons, remarks = self.grader(scan.image, field)
+        if settings.explain:
+            with steps("explanations"):
+                found, told = explain_landmarks(
+                    self.networks.landmarks, scan.image, field, methods=settings.explain
+                )
+                reasons, remarks = reasons + found, remarks + told
         with steps("pictures"):
             maps = {
                 f"vessels/{ref.name}.png": pictures.grey_png(levels),
@@ -179,7 +189,9 @@ class Screener:
                 f"masks/{ref.name}.png": pictures.grey_png(mask_levels(kinds.eye)),
                 f"structures/{ref.name}.png": pictures.grey_png(of.structure_levels(disc, lesions.found)),
             }
-            layers = report_layers(Seen(eye, levels, doubt, landmarks, kinds, lesions, relevance))
+            layers = report_layers(
+                Seen(eye, levels, doubt, landmarks, kinds, lesions, [r.levels for r in reasons])
+            )
             outline, thumbnail = pictures.field_path(field), pictures.thumbnail(scan.image, field)
         with steps("write"):
             values = _photograph_values(ref, scan, field, settings.salt) | _quality_values(quality)
@@ -190,7 +202,7 @@ class Screener:
             }
             values |= landmark_values(landmarks.found)
             values |= {c.name: tidy(lesion_values[c.name], c.unit) for c in lesion_number_columns()}
-            values |= {"lesion_rule_summary": rule.value, "lesion_rule_basis": rule.basis} | (grade or {})
+            values |= {"lesion_rule_summary": rule.value, "lesion_rule_basis": rule.basis} | grade
             values |= {"sha256": scan.sha256} | _provenance_values(self.job.provenance)
             outputs = {
                 path: write_atomically(self.job.report / path, content) for path, content in maps.items()
@@ -212,7 +224,8 @@ class Screener:
                 values=values,
                 reasons=list(quality.reasons),
                 missing=biomarkers.missing_reasons | lesion_values.missing_reasons,
-                notes=_notes(scan, landmarks.found),
+                notes=_notes(scan, landmarks.found) + remarks,
+                explanations=[reason.told for reason in reasons],
                 outputs=outputs,
                 thumbnail=thumbnail,
                 seconds={},

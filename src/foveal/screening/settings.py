@@ -26,6 +26,8 @@ class ScreenSettings(Settings):
         artery_vein_model: of a `Segmenter` that tells arteries from veins.
         landmark_model: of a `Segmenter` of disc and fovea.
         lesion_model: of a `Segmenter` of lesions.
+        explain: methods of `foveal.explanation` that explain the grade, the disc and the fovea of each
+            photograph; none: only the grade of a run with a grader is explained, by "cam".
         dicom: also write each photograph's structures and measurements as DICOM objects.
     """
 
@@ -40,6 +42,7 @@ class ScreenSettings(Settings):
     artery_vein_model: Path | None = None
     landmark_model: Path | None = None
     lesion_model: Path | None = None
+    explain: tuple[str, ...] = ()
     dicom: bool = False
 
     def model_folders(self) -> dict[str, Path]:
@@ -63,6 +66,7 @@ class ScreenSettings(Settings):
             "threshold": self.threshold,
             "views": self.views,
             "dicom": self.dicom,
+            "explain": self.explain,
             "patients": hash_patient("foveal", salt=self.salt),
         }
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,84 @@
+"""Explanations in the report: which are made, what they are worth, and what happens where one cannot be."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foveal.models import Segmenter, shipped_model
+from foveal.scans.field_of_view import find_field_of_view
+from foveal.scans.synthetic import synthesize_eye
+from foveal.screening import ScreenSettings, screen
+from foveal.screening.explaining import explain_landmarks, moved_shapes
+
+
+@pytest.fixture(scope="module")
+def landmarks() -> Segmenter:
+    return Segmenter.from_pretrained(shipped_model("landmarks")).eval()
+
+
+def records(report: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(report.glob("scans/*.json"))]
+
+
+def test_disc_and_grade_are_explained_by_each_method_named(source, tmp_path, settings, grader):
+    asked = settings.model_copy(update={"explain": ("saliency", "grad-cam")})
+    assert screen(source, tmp_path / "report", asked, model=grader, progress=False).exit_code == 0
+    for record in records(tmp_path / "report"):
+        told = record["explanations"]
+        assert [each["method"] for each in told] == ["saliency", "grad-cam"] * (len(told) // 2)
+        assert told[0]["of"] == record["values"]["grade"]
+        assert len(told) + 2 * sum("called nowhere" in note for note in record["notes"]) == 6
+        page = (tmp_path / "report" / "scans" / f"{record['name']}.html").read_text()
+        assert len(set(re.findall(r'data-picture="(relevance_\d+)"', page))) == len(told)
+
+
+def test_without_methods_only_a_grade_is_explained(source, tmp_path, settings, grader):
+    screen(source, tmp_path / "plain", settings, progress=False)
+    screen(source, tmp_path / "graded", settings, model=grader, progress=False)
+    assert [record["explanations"] for record in records(tmp_path / "plain")] == [[], [], []]
+    for record in records(tmp_path / "graded"):
+        assert [each["method"] for each in record["explanations"]] == ["cam"]
+
+
+def test_an_unknown_method_stops_the_run_before_it_starts(source, tmp_path, settings: ScreenSettings):
+    summary = screen(source, tmp_path / "report", settings.model_copy(update={"explain": ("grad-cm",)}))
+    assert summary.exit_code == 2
+    assert "grad-cam" in (summary.error or "")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_method_that_does_not_suit_the_model_is_remarked_on_and_the_rest_is_made(landmarks):
+    eye = synthesize_eye(0, size=512)
+    made, remarks = explain_landmarks(
+        landmarks, eye.image, find_field_of_view(eye.image), methods=["attention-rollout", "grad-cam"]
+    )
+    assert {reason.told.method for reason in made} == {"grad-cam"}
+    assert any("attention-rollout" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("method", ["lrp", "grad-cam"])
+def test_the_disc_rests_on_the_pixels_that_its_map_marks(landmarks, method):
+    eye = synthesize_eye(0, size=512)
+    made, _ = explain_landmarks(landmarks, eye.image, find_field_of_view(eye.image), methods=[method])
+    disc = next(reason for reason in made if reason.told.of == "disc")
+    assert disc.told.without_top < 0.5 * disc.told.without_other
+    row, column = np.unravel_index(disc.levels.argmax(), disc.levels.shape)
+    scale = eye.image.shape[0] / disc.levels.shape[0]
+    assert (
+        np.hypot(row * scale - eye.disc.center[0], column * scale - eye.disc.center[1]) < 2 * eye.disc.radius
+    )
+
+
+def test_a_shape_is_moved_to_where_it_does_not_lie_already():
+    rows, columns = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
+    inside = rows.hypot(columns) < 32
+    for row, column in ((0, 0), (0, 20), (-14, 14)):
+        top = (rows - row).hypot(columns - column) < 9
+        for moved in moved_shapes(top, inside):
+            assert moved.sum() == top.sum()
+            assert (moved & top).sum() < 0.1 * top.sum()
+            assert (moved & ~inside).sum() < 0.2 * top.sum()
