@@ -13,6 +13,7 @@ from einops import rearrange
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from foveal.blocks.soft_cap import cap_attention
 from foveal.encoders.base import Encoder
 from foveal.encoders.features import Features
 from foveal.encoders.preprocessing import EncoderPreprocess
@@ -51,6 +52,8 @@ class TimmEncoder(Encoder):
         pretrained: load timm's weights (needs them in the hub's cache, or network access).
         out_indices: pyramid levels, or layers, to return; None takes all levels, or the last layer.
         drop_path: greatest rate of stochastic depth.
+        soft_cap: logits of attention are kept within +-this by a tanh, as locality alignment trains vision
+            transformers; None leaves attention as it is. The weights are the same.
         **settings: passed on to `timm.create_model`.
 
     Raises:
@@ -69,6 +72,7 @@ class TimmEncoder(Encoder):
         pretrained: bool = False,
         out_indices: Sequence[int] | None = None,
         drop_path: float = 0.0,
+        soft_cap: float | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -86,6 +90,8 @@ class TimmEncoder(Encoder):
         self._size = {"img_size": settings["img_size"]} if "img_size" in settings else {}
         plan = _plan(name, in_channels, settings, out_indices)
         self.backbone = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **plan.settings)
+        if soft_cap is not None:
+            cap_attention(self.backbone, soft_cap)
         self.pyramid_channels, self.pyramid_strides = plan.channels, plan.strides
         self.dim, self.patch_size = plan.channels[-1], plan.strides[-1]
         self._features_only = "features_only" in plan.settings
@@ -202,6 +208,11 @@ def _plan(name: str, in_channels: int, settings: dict[str, Any], out_indices: Se
                 cast(Any, model).forward_intermediates(
                     torch.zeros(2, in_channels, *size), indices=list(depths), output_fmt="NCHW"
                 )
+    except AssertionError:
+        # A side that is no multiple of the patch (SigLIP's 384 px in patches of 14) wants one fixed size.
+        if "dynamic_img_size" in settings or not used.get("dynamic_img_size"):
+            raise
+        return _plan(name, in_channels, {**settings, "dynamic_img_size": False}, out_indices)
     except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"timm's {name} cannot be an encoder: it gives no tokens or map on one grid ({error}); "
