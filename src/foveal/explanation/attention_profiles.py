@@ -55,12 +55,14 @@ class AttentionProfiles:
     windows: tuple[int, ...]
     layers: tuple[str, ...]
 
-    def kinds(self, *, sink: float = 0.5, near: int = 2, most: float = 0.6) -> list[list[Kind]]:
+    def kinds(self, *, sink: float = 0.5, near: int | None = None, most: float = 0.6) -> list[list[Kind]]:
         """A word for each head: where most of its attention goes.
 
         "sink" sends more than `sink` to the tokens before the patches, "self" more than `most` of the rest to
         the patch itself, "local" to within `near` steps, "ring" to one ring further out, "global" to none.
+        `near` is 2 where not given, less on small grids; see `near_steps`.
         """
+        near = near_steps(self.grid) if near is None else near
         words: list[list[Kind]] = []
         for strength, prefix in zip(self.strength, self.to_prefix, strict=True):
             words.append(
@@ -123,7 +125,7 @@ def attention_profiles(
     *,
     prefix_tokens: int | None = None,
     grid: Sequence[int] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 8,
 ) -> AttentionProfiles:
     """Profiles of every head of a model over images; matrices are summed up as they come and not kept.
 
@@ -236,6 +238,11 @@ def among_patches(
     return PatchAttention(
         among / total.clamp_min(1e-12)[..., None], total, first, (found[0], found[1]), sides, windows
     )
+
+
+def near_steps(grid: Sequence[int]) -> int:
+    """How many steps away a patch is still near: 2, or 1 where 2 steps reach over most of the grid."""
+    return 2 if max(grid) > 6 else 1
 
 
 def offset_sums(among: Tensor, grid: tuple[int, int]) -> Tensor:

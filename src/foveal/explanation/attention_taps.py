@@ -39,7 +39,11 @@ class LayerAttention:
 
 @contextmanager
 def attention_tapped(
-    model: nn.Module, *, edit: Edit | None = None, edit_outputs: Edit | None = None
+    model: nn.Module,
+    *,
+    edit: Edit | None = None,
+    edit_outputs: Edit | None = None,
+    read: Callable[[LayerAttention], None] | None = None,
 ) -> Iterator[list[LayerAttention]]:
     """Collect the attention of every layer of a forward pass, first layer first.
 
@@ -48,12 +52,14 @@ def attention_tapped(
         edit: changes the weights before the values are mixed by them, such as a gate of each head: what is
             collected is what it returns.
         edit_outputs: changes what the heads give, values mixed by their weights, before the projection.
+        read: called with the attention of each layer as it comes; it is then not kept, and the list stays
+            empty, so that memory is that of one layer.
 
     Yields:
         A list that fills as the model runs.
     """
     kept: list[LayerAttention] = []
-    with named_calls(model) as calls, _AttentionMode(calls, kept, edit, edit_outputs):
+    with named_calls(model) as calls, _AttentionMode(calls, read or kept.append, edit, edit_outputs):
         yield kept
 
 
@@ -85,12 +91,13 @@ class _AttentionMode(TorchFunctionMode):
     def __init__(
         self,
         calls: list[str],
-        kept: list[LayerAttention],
+        read: Callable[[LayerAttention], None],
         edit: Edit | None,
         edit_outputs: Edit | None,
     ) -> None:
         super().__init__()
-        self.calls, self.kept, self.edit, self.edit_outputs = calls, kept, edit, edit_outputs
+        self.calls, self.read, self.edit, self.edit_outputs = calls, read, edit, edit_outputs
+        self.count = 0
         self.to_mix: Tensor | None = None
 
     def __torch_function__(
@@ -120,12 +127,13 @@ class _AttentionMode(TorchFunctionMode):
 
     def _met(self, weights: Tensor) -> Tensor:
         if self.edit is not None:
-            weights = self.edit(len(self.kept), weights)
-        self.kept.append(LayerAttention(self.calls[-1] if self.calls else "", weights))
+            weights = self.edit(self.count, weights)
+        self.count += 1
+        self.read(LayerAttention(self.calls[-1] if self.calls else "", weights))
         return weights
 
     def _mixed(self, outputs: Tensor) -> Tensor:
-        return outputs if self.edit_outputs is None else self.edit_outputs(len(self.kept) - 1, outputs)
+        return outputs if self.edit_outputs is None else self.edit_outputs(self.count - 1, outputs)
 
     def _within_attention(self) -> bool:
         return any("attn" in name or "attention" in name for name in self.calls)
