@@ -29,7 +29,7 @@ def vit():
 
 @pytest.fixture(scope="module")
 def atlas():
-    return pattern_atlas(family_samples(24), clusters=6)
+    return pattern_atlas(family_samples(48), clusters=6)
 
 
 def one(among):
@@ -103,8 +103,8 @@ def test_known_patterns_have_their_names():
 def test_clusters_are_the_families(atlas):
     assert adjusted_rand_score(atlas.samples.head, atlas.clusters) >= 0.9
     assert atlas.error <= 0.3
-    assert atlas.codes.shape == (144, 32)
-    assert atlas.points.shape == (144, 2)
+    assert atlas.codes.shape == (288, 32)
+    assert atlas.points.shape == (288, 2)
     assert len(set(atlas.names)) == 6
     assert {"diagonal (self)", "vertical stripes (same keys)", "blocks (own row)"} <= set(atlas.names)
 

@@ -1,6 +1,6 @@
 """Which patterns attention heads learn: compact codes of their attention, clusters, prototypes and names.
 
-A small convolutional autoencoder learns the codes, k-means or HDBSCAN clusters them, a rule names the clusters
+A small convolutional autoencoder learns the codes, k-means or HDBSCAN clusters them, a rule names clusters
 (Li et al., arXiv 2303.13731).
 """
 
