@@ -15,6 +15,7 @@ from foveal.models.networks import create_network
 
 IMAGE_SIZE, PATCH_SIZE, DEPTH, STAGE_DEPTHS = 32, 4, 4, (1, 1, 2, 1)
 WRAPPERS = {
+    "denoised": "cleans the tokens of another encoder",
     "masked-channels": "masks channels in front of another encoder",
     "multi-scale": "runs another encoder at several scales",
 }

@@ -21,6 +21,7 @@ GROWTH = {
     "adventurer": "linear",
     "channelvit": "quadratic, over patches times channels",
     "conv-pyramid": "linear",
+    "denoised": f"{INSIDE}, and quadratic in one block",
     "hvir": "linear (chunks); quadratic in mode parallel",
     "masked-channels": INSIDE,
     "medmamba": "linear",
