@@ -105,14 +105,20 @@ class MaskedDecoder(nn.Module):
 
 
 def decoder_like(
-    vit: nn.Module, *, dim: int | None = None, image_tokens: int, **options: Any
+    vit: nn.Module,
+    *,
+    image_tokens: int,
+    dim: int | None = None,
+    out_dim: int | None = None,
+    **options: Any,
 ) -> MaskedDecoder:
     """A decoder whose blocks are like those of a timm vision transformer: heads, biases, norms, activation.
 
     Args:
         vit: timm's VisionTransformer.
-        dim: W; that of the transformer where None. Heads keep their width as nearly as W allows.
         image_tokens: n, patches of an image.
+        dim: W; that of the transformer where None. Heads keep their width as nearly as W allows.
+        out_dim: D; that of the transformer where None.
         **options: of `MaskedDecoder`.
     """
     model = cast(Any, vit)
@@ -132,7 +138,7 @@ def decoder_like(
     }
     return MaskedDecoder(
         width,
-        model.embed_dim,
+        out_dim or model.embed_dim,
         patches=image_tokens,
         prefix_tokens=model.num_prefix_tokens,
         **{**settings, **options},
