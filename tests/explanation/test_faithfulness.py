@@ -191,8 +191,20 @@ def test_no_confidence_to_lose_is_told_as_unknown(network):
     assert confidence_change(asked, torch.rand(2, 8, 8)).drop.isnan().all()
 
 
+def test_a_changed_image_costs_one_pass_where_the_method_needs_no_outputs(network):
+    images = torch.rand(2, 3, 8, 8)
+    asked = ask(network, images)
+    calls = []
+    handle = network.register_forward_hook(lambda *_: calls.append(1))
+    sensitivities(asked, "saliency", perturbations=uniform(samples=3), batch_size=len(images))
+    handle.remove()
+    assert len(calls) == 1 + 3  # once for the map itself
+
+
 def test_wrong_input_is_refused(network):
     asked = ask(network, torch.rand(2, 3, 8, 8), 0)
+    with pytest.raises(ValueError, match="did you mean 'window'"):
+        sensitivity_max(asked, "occlusion", options={"windw": 3})
     with pytest.raises(ValueError, match=r"cam\.unit_range"):
         confidence_change(asked, 3 * torch.rand(2, 8, 8))
     with pytest.raises(ValueError, match="one value a pixel"):

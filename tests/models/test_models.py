@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,3 +130,8 @@ def test_thresholds_are_saved_with_a_segmenter(tmp_path):
     )
     loaded = Segmenter.from_pretrained(Segmenter(config).save_pretrained(tmp_path))
     assert [loaded.config.threshold(name) for name in ("disc", "fovea")] == [0.5, 0.3]
+
+
+def test_loading_a_segmenter_does_not_wait_for_timm():
+    code = "import sys, foveal.models; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

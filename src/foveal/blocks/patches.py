@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 from einops import rearrange
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 
@@ -87,5 +86,7 @@ class LearnedPositions(nn.Module):
                     f"a grid of {grid[0]} x {grid[1]} tokens, positions were made for "
                     f"{self.grid[0]} x {self.grid[1]}; set resize=True or resize the images"
                 )
+            from timm.layers.pos_embed import resample_abs_pos_embed  # slow to import, and seldom wanted
+
             table = resample_abs_pos_embed(table, list(grid), list(self.grid), num_prefix_tokens=0)
         return rearrange(table, "1 (h w) d -> 1 h w d", h=grid[0])

@@ -14,9 +14,6 @@ from typing import Any, TypeVar, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers.patch_embed import resample_patch_embed
-from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from foveal.blocks.patches import LearnedPositions, PatchEmbed
@@ -281,6 +278,8 @@ def _fit_positions(table: Tensor, target: Tensor, grid: tuple[int, int] | None) 
         return None
     if table.ndim != 3 or target.ndim != 3 or table.shape[::2] != target.shape[::2]:
         return None
+    from timm.layers.pos_embed import resample_abs_pos_embed  # timm is slow to import
+
     for prefix in range(_MAX_PREFIX_TOKENS):
         old, new = table.shape[1] - prefix, target.shape[1] - prefix
         if old < 1 or new < 1:
@@ -294,6 +293,8 @@ def _fit_positions(table: Tensor, target: Tensor, grid: tuple[int, int] | None) 
 
 def _fit_map(table: Tensor, grid: Sequence[int]) -> Tensor:
     """(1, D, h, w) positions at another grid, by the same interpolation as tables of tokens."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
     old = [table.shape[2], table.shape[3]]
     tokens = resample_abs_pos_embed(table.flatten(2).mT, list(grid), old, num_prefix_tokens=0)
     return tokens.mT.unflatten(2, tuple(grid)).contiguous()
@@ -310,6 +311,9 @@ def _first_convolutions(encoder: Encoder) -> list[nn.Module]:
 
 def _fit_kernel(kernel: Tensor, target: Tensor) -> Tensor | None:
     """A first kernel (O, I, k, k) for other channels (timm's rule) and another patch size (FlexiViT's)."""
+    from timm.layers.patch_embed import resample_patch_embed
+    from timm.models import adapt_input_conv
+
     if kernel.shape[0] != target.shape[0]:
         return None
     if kernel.shape[1] != target.shape[1]:

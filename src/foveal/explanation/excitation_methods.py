@@ -82,7 +82,7 @@ def _winning(
     """Relevance that starts as the weights themselves: they over the outputs, times the outputs."""
     with torch.no_grad():
         outputs = asked.model(asked.images)
-    started = replace(asked, outputs=outputs, weights=asked.weights / stabilised(outputs, 1e-6))
+    started = replace(asked, known=outputs, weights=asked.weights / stabilised(outputs, 1e-6))
     pixels, inside = relevance_of(started, EXCITATION, layers=[] if layer is None else [layer])
     if layer is None:
         return pixels.sum(dim=1)

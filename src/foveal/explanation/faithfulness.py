@@ -123,9 +123,7 @@ def sensitivities(
         for flat in torch.arange(len(images) * chosen.count, device=images.device).split(batch_size):
             at, number = flat // chosen.count, flat % chosen.count
             changed = images[at] - chosen.make(images[at], at, number)
-            with torch.no_grad():
-                outputs = asked.model(changed)
-            again = answer(Question(asked.model, changed, asked.weights[at], outputs)).detach()
+            again = answer(Question(asked.model, changed, asked.weights[at])).detach()
             found.append(torch.linalg.vector_norm(again.flatten(1) - known[at], dim=1))
     size = torch.linalg.vector_norm(known, dim=1)
     return (
@@ -209,8 +207,14 @@ def kept(maps: Tensor, share: float) -> Tensor:
 
 
 def explainer_of(method: Explainer | str, **options: Any) -> Explainer:
-    """A function from a question to relevance: a registered method with its options, or what is given."""
-    return partial(find_method(method).attribute if isinstance(method, str) else method, **options)
+    """A function from a question to relevance: a registered method with its options, or what is given.
+
+    Raises:
+        ValueError: an unknown method, or an option that it does not have.
+    """
+    return (
+        find_method(method).with_options(**options) if isinstance(method, str) else partial(method, **options)
+    )
 
 
 def measure_faithfulness(

@@ -67,14 +67,21 @@ def lrp(asked: Question, *, composite: str | Composite = "auto") -> Tensor:
     `composite` names the rules: "auto" is "epsilon-plus-flat" where convolutions prevail, "cp-lrp" where
     there is attention or a scan. Relevance is that of the standardised pixels of models that standardise.
     """
-    below = score_of(asked.outputs, asked.weights) < 0
+    below = torch.zeros(len(asked.images), dtype=torch.bool)
+
+    def weights(outputs: Tensor) -> Tensor:
+        nonlocal below
+        below = score_of(outputs, asked.weights) < 0
+        return asked.weights
+
+    relevance, _ = propagate(asked.model, asked.images, weights, composite)
     if below.any():
         warnings.warn(
             f"scores of images {below.nonzero()[:, 0].tolist()} are below 0, to which their relevance "
             "adds up: its positive parts speak for the class, the negative ones outweigh them",
             stacklevel=3,
         )
-    return relevance_of(asked, composite)[0]
+    return relevance
 
 
 def relevance_of(

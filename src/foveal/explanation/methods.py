@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -33,13 +33,21 @@ class Question:
         model: in evaluation mode, images to outputs (B, K) or (B, K, ...).
         images: (B, C, H, W) or (B, C, T, H, W), float.
         weights: of the outputs, fixed; the score is the weighted sum.
-        outputs: of the model for these images.
+        known: outputs of the model for these images, where they are known; see `outputs`.
     """
 
     model: nn.Module
     images: Tensor
     weights: Tensor
-    outputs: Tensor
+    known: Tensor | None = None
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """Of the model for these images, (B, K) or (B, K, ...), without gradient; one pass if unknown."""
+        if self.known is not None:
+            return self.known
+        with torch.no_grad():
+            return self.model(self.images)
 
     def score(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
         """(B,) scores of changed images, by the question's weights or others (B, ...)."""
@@ -69,6 +77,16 @@ class Method:
         """Names of its keyword options."""
         kinds = inspect.signature(self.attribute).parameters.values()
         return tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+
+    def with_options(self, **options: Any) -> Callable[[Question], Tensor]:
+        """The function from a question to relevance, with options of its own.
+
+        Raises:
+            ValueError: an option that it does not have.
+        """
+        if unknown := set(options) - set(self.options):
+            raise ValueError(unknown_name(f"option of {self.name!r}", unknown.pop(), self.options))
+        return partial(self.attribute, **options)
 
 
 _METHODS: dict[str, Method] = {}
@@ -139,11 +157,9 @@ def attribute(
     model: nn.Module, images: Tensor, target: Target = None, *, method: str, **options: Any
 ) -> Tensor:
     """Like `explain`, but (B, C, ...) for each channel where the method tells channels apart."""
-    chosen = find_method(method)
-    if unknown := set(options) - set(chosen.options):
-        raise ValueError(unknown_name(f"option of {method!r}", unknown.pop(), chosen.options))
+    answer = find_method(method).with_options(**options)
     with frozen(model):
-        relevance = chosen.attribute(ask(model, images, target), **options)
+        relevance = answer(ask(model, images, target))
     return relevance.detach().float()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from foveal.explanation.cam import unit_range
 from foveal.explanation.faithfulness import Explainer, explainer_of
@@ -74,25 +73,23 @@ def cascading_randomisation(
     signed = find_method(explainer).signed if isinstance(explainer, str) else True
     model, images = asked.model, asked.images
 
-    def relevance(outputs: Tensor) -> Tensor:
+    def relevance() -> Tensor:
         with frozen(model):
-            found = answer(Question(model, images, asked.weights, outputs)).detach().float()
+            found = answer(Question(model, images, asked.weights)).detach().float()
         if found.ndim == images.ndim:
             found = found.sum(dim=1) if signed and not absolute else found.abs().amax(dim=1)
         return found.abs() if absolute else found
 
     layers = layers_from_output(model, images)
-    maps = [relevance(asked.outputs)]
+    maps = [relevance()]
     with restored(model) as put_back:
         for number, (_, module) in enumerate(layers):
             if not cascade:
                 put_back()
             _draw_anew(module, draw, generator_of(seed, number))
-            with torch.no_grad():
-                outputs = model(images)
             with warnings.catch_warnings():  # what is odd about a random model's answers is no news
                 warnings.simplefilter("ignore", UserWarning)
-                maps.append(relevance(outputs))
+                maps.append(relevance())
     original = maps[0]
     return Randomised(
         tuple(name for name, _ in layers),
@@ -170,6 +167,8 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
 
     Its Gaussian window has sigma 1.5, and less on sides below 11 pixels, which it would not fit.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     a, b = (unit_range(x.float()).unsqueeze(1) for x in (first, second))
     sigma = min(1.5, (min(a.shape[2:]) - 1) / 2 / 3.5)
     found = structural_similarity_index_measure(a, b, sigma=sigma, data_range=1.0, reduction="none")

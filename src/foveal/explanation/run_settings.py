@@ -41,9 +41,7 @@ class MethodChoice(Settings):
 class ExplainSettings(Settings):
     """How a run explains."""
 
-    methods: tuple[MethodChoice, ...] = Field(
-        default_factory=lambda: (MethodChoice(name="saliency"),), min_length=1
-    )
+    methods: tuple[MethodChoice, ...] = Field(default_factory=lambda: (MethodChoice(name="saliency"),))
     targets: tuple[int | str, ...] = Field(
         (PREDICTED,), min_length=1, description="classes by name or index, predicted, or all"
     )
@@ -75,6 +73,14 @@ class ExplainSettings(Settings):
             value = [value]
         if isinstance(value, list | tuple):
             return tuple({"name": each} if isinstance(each, str) else each for each in value)
+        return value
+
+    @field_validator("methods", mode="after")
+    @classmethod
+    def _some(cls, value: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
+        # Not by min_length, which also complains of methods that are refused for another reason.
+        if not value:
+            raise ValueError("no method is named; allowed: one or more")
         return value
 
     @model_validator(mode="after")

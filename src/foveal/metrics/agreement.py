@@ -33,7 +33,8 @@ def icc_agreement(ratings: np.ndarray) -> Estimate:
         ratings: (n, k) finite values of n subjects (rows) by k raters, both at least 2.
 
     Returns:
-        The coefficient, at most 1, and its 95% interval; NaN where nothing varies.
+        The coefficient, at most 1, and its 95% interval, drawn out to the coefficient where the approximation
+        of degrees of freedom leaves it outside (very few subjects and raters); NaN where nothing varies.
 
     Raises:
         ValueError: `ratings` has fewer than two rows or columns, or a value that is not finite.
@@ -51,9 +52,11 @@ def icc_agreement(ratings: np.ndarray) -> Estimate:
     freedom = (raters + error) ** 2 / (raters**2 / (k - 1) + error**2 / ((n - 1) * (k - 1)))
     rest = k * square.raters + (k * n - k - n) * square.error
     below, above = stats.f.ppf(_TAIL, n - 1, freedom), stats.f.ppf(_TAIL, freedom, n - 1)
-    low = n * (square.subjects - below * square.error) / (below * rest + n * square.subjects)
+    low = (
+        n * (square.subjects / below - square.error) / (rest + n * square.subjects / below)
+    )  # inf below is fine
     high = n * (above * square.subjects - square.error) / (rest + n * above * square.subjects)
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def icc_consistency(ratings: np.ndarray) -> Estimate:

@@ -11,7 +11,6 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from foveal.metrics.comparison import Estimate
 from foveal.metrics.group_sums import as_estimate, percentile_interval, resampled_weights
@@ -160,6 +159,8 @@ def _weighted_recalls(right: np.ndarray, wanted: np.ndarray, weights: np.ndarray
 def _area(target: np.ndarray, score: np.ndarray) -> float:
     if target.all() or not target.any():
         return float("nan")
+    from sklearn.metrics import roc_auc_score  # slow to import, and not always wanted
+
     return float(roc_auc_score(target, score))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 def binary_counts(
@@ -54,6 +53,8 @@ def pixel_auc(score: np.ndarray, target: np.ndarray, region: np.ndarray | None =
         score, target = score[region], target[region]
     if target.all() or not target.any():
         return float("nan")
+    from sklearn.metrics import roc_auc_score  # slow to import, and not always wanted
+
     return float(roc_auc_score(target.ravel(), score.ravel()))
 
 
