@@ -280,11 +280,12 @@ def _ascend(log_phi: Tensor, plain: Tensor, shares: Shares, pull: Pull, concepts
     slope = pull.gradient(shares.mean(log_phi.exp()), concepts) / _positive(shares.total)
     target = (plain + slope.unsqueeze(1)).log_softmax(dim=-1)
     before = gain(log_phi)
-    best, open_ = log_phi, torch.ones_like(before, dtype=torch.bool)
+    least = before - 16 * torch.finfo(before.dtype).eps * before.abs()  # a fall by rounding is none
+    best, open_ = log_phi, torch.ones_like(least, dtype=torch.bool)
     for halving in range(_HALVINGS + 1):
         step = 0.5**halving
         tried = target if halving == 0 else ((1 - step) * log_phi + step * target).log_softmax(dim=-1)
-        better = open_ & (gain(tried) >= before)
+        better = open_ & (gain(tried) >= least)
         best = torch.where(better[:, None, None], tried, best)
         open_ = open_ & ~better
         if not bool(open_.any()):
