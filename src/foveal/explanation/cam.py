@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.explanation.methods import Question, register_method
-from foveal.explanation.taps import as_maps, last_map_layer, tapped
+from foveal.explanation.taps import as_maps, tapped_maps
 from foveal.models.classifier import Classifier
 
 _LINEAR = {4: "bilinear", 5: "trilinear"}
@@ -111,10 +111,9 @@ def score_cam(
     image of zeros. `most_maps` takes only the maps that vary most.
     """
     with torch.no_grad():
-        name = layer or last_map_layer(asked.model, asked.images)
-        with tapped(asked.model, [name]) as kept:
+        with tapped_maps(asked.model, asked.images, layer) as kept:
             asked.model(asked.images)
-        maps = as_maps(kept[name], asked.images, prefix_tokens=prefix_tokens, grid=grid)
+        maps = as_maps(kept(), asked.images, prefix_tokens=prefix_tokens, grid=grid)
         if most_maps is not None and most_maps < maps.shape[1]:
             best = maps.flatten(2).var(dim=2).topk(most_maps, dim=1).indices
             maps = maps.gather(
@@ -159,12 +158,11 @@ def _weighted(
     grid: Sequence[int] | None,
 ) -> Tensor:
     images = asked.images.clone().requires_grad_()
-    name = layer or last_map_layer(asked.model, asked.images)
-    with tapped(asked.model, [name]) as kept:
+    with tapped_maps(asked.model, asked.images, layer) as kept:
         score = asked.score(images)
-    (gradient,) = torch.autograd.grad(score.sum(), kept[name])
+    (gradient,) = torch.autograd.grad(score.sum(), kept())
     maps, gradient = (
-        as_maps(x, images, prefix_tokens=prefix_tokens, grid=grid) for x in (kept[name].detach(), gradient)
+        as_maps(x, images, prefix_tokens=prefix_tokens, grid=grid) for x in (kept().detach(), gradient)
     )
     return enlarged((weighting(maps, gradient) * maps).sum(dim=1).relu(), images)
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_NO_MAPS = "{} has no layer of maps; name a layer of tokens with layer="
+
 
 @contextmanager
 def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
@@ -53,26 +55,55 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
                      f"{type(model).__name__} has no layer {name!r}")  # fmt: skip
 
 
+@contextmanager
+def tapped_maps(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[Callable[[], Tensor]]:
+    """What a layer gave in the pass made inside, asked for afterwards; without a name the last layer of maps.
+
+    It is the layer of `last_map_layer`, found on the way rather than by a pass of its own.
+
+    Raises:
+        ValueError: see `tapped`; when asked, there was no layer of maps.
+    """
+    if layer is not None:
+        with tapped(model, [layer]) as kept:
+            yield lambda: kept[layer]
+        return
+    last: list[Tensor] = []
+
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if _gives_maps(module, output, images):
+            last[:] = [output]
+
+    def found() -> Tensor:
+        if not last:
+            raise ValueError(_NO_MAPS.format(type(model).__name__))
+        return last[0]
+
+    handles = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def last_map_layer(model: nn.Module, images: Tensor) -> str:
     """Name of the last layer whose output is a map over places, (B, C, ...) with more than one place.
 
     Raises:
         ValueError: there is none; layers of tokens must be named.
     """
-
-    def maps(module: nn.Module, output: Any) -> bool:
-        leaf = not list(module.children())
-        return (
-            leaf
-            and isinstance(output, Tensor)
-            and output.ndim == images.ndim
-            and math.prod(output.shape[2:]) > 1
-        )
-
-    name = last_called(model, images, maps)
+    name = last_called(model, images, lambda module, output: _gives_maps(module, output, images))
     if name is None:
-        raise ValueError(f"{type(model).__name__} has no layer of maps; name a layer of tokens with layer=")
+        raise ValueError(_NO_MAPS.format(type(model).__name__))
     return name
+
+
+def _gives_maps(module: nn.Module, output: Any, images: Tensor) -> bool:
+    leaf = not list(module.children())
+    return (
+        leaf and isinstance(output, Tensor) and output.ndim == images.ndim and math.prod(output.shape[2:]) > 1
+    )
 
 
 def last_called(model: nn.Module, images: Tensor, wanted: Callable[[nn.Module, Any], bool]) -> str | None:
