@@ -1,5 +1,7 @@
 """What every page that foveal writes shares: its look, its notice, and how templates are rendered."""
 
+from base64 import b64encode
+
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 NOTICE = "Research software. Not a medical device; not a diagnosis."
@@ -20,3 +22,8 @@ def page_environment(package: str) -> Environment:
     )
     environment.globals["notice"] = NOTICE
     return environment
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """`content` as a data URI of media type image/`kind`, for pages that hold their pictures."""
+    return f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"

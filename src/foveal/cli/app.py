@@ -14,7 +14,18 @@ EXIT_FAILED = 1
 EXIT_NOT_STARTED = 2
 EXIT_INTERRUPTED = 130
 
-_ORDER = ("screen", "measure", "compare", "explain", "train", "recipes", "verify", "encoders", "info")
+_ORDER = (
+    "screen",
+    "measure",
+    "compare",
+    "explain",
+    "attention",
+    "train",
+    "recipes",
+    "verify",
+    "encoders",
+    "info",
+)
 _MENDABLE = (ValueError, OSError, ImportError)
 """Errors that tell the user what to change; ImportError names an extra to install."""
 

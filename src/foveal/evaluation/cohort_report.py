@@ -1,6 +1,5 @@
 """What a comparison leaves in its folder: tables, figures, and a self-contained page."""
 
-import base64
 import io
 import json
 import math
@@ -15,7 +14,7 @@ from foveal.evaluation import cohort_text
 from foveal.evaluation.cohort import RESULT_COLUMNS, Comparison
 from foveal.evaluation.cohort_figures import MOST_EFFECTS, box_plot_sheets, forest_plot
 from foveal.files import write_atomically
-from foveal.pages import page_environment
+from foveal.pages import data_uri, page_environment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,9 +96,9 @@ def _page(comparison: Comparison, sheets: Sequence[bytes], forest: bytes) -> str
             ],
             omnibus=_records(tested[tested.kruskal_p.notna()].drop_duplicates("biomarker")),
             reasons=_reasons(comparison),
-            forest=_data_uri(forest),
+            forest=data_uri(forest, "svg+xml"),
             most_effects=MOST_EFFECTS,
-            sheets=[_data_uri(sheet) for sheet in sheets],
+            sheets=[data_uri(sheet, "svg+xml") for sheet in sheets],
             left_out=_records(cohort.left_out.head(_LISTED)),
             methods=cohort_text.methods(comparison),
             columns=RESULT_COLUMNS,
@@ -131,10 +130,6 @@ def _reasons(comparison: Comparison) -> list[tuple[str, str, list[str]]]:
         for entry in entries:
             told.setdefault(entry, []).append(str(biomarker))
     return [(what, reason, biomarkers) for (what, reason), biomarkers in told.items()]
-
-
-def _data_uri(svg: bytes) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 @cache

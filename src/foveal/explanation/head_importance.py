@@ -191,7 +191,7 @@ def head_sensitivity(
         with torch.enable_grad(), attention_tapped(model, edit=gated):
             logits = model(part)
         said = logits.detach().argmax(dim=1)
-        wanted = said if labels is None else labels[start : start + batch_size]
+        wanted = said if labels is None else labels[start : start + batch_size].to(said.device)
         loss = F.cross_entropy(logits, wanted, reduction="sum")
         for layer, each in enumerate(torch.autograd.grad(loss, gates)):
             values[layer, : heads[layer], start : start + len(part)] = each.abs().double().cpu().T

@@ -55,11 +55,13 @@ class Case:
         name: safe as the name of a folder, and unique.
         read: from the model to the subject; raises what is wrong with the file.
         key: changes whenever the content does, so that finished maps are known again.
+        file: it is read from, where it is.
     """
 
     name: str
     read: Callable[[nn.Module], Subject]
     key: Callable[[], str]
+    file: Path | None = None
 
 
 def tensor_case(name: str, images: Tensor, *, affine: np.ndarray | None = None) -> Case:
@@ -100,7 +102,7 @@ def file_cases(sources: Sequence[str | Path]) -> tuple[list[Case], list[tuple[Pa
     failed = [(ref.path, ref.error) for ref in refs if ref.error]
     broken = {path for path, _ in failed}
     cases = [
-        Case(_without_nii(names[path]), partial(read_subject, path), partial(file_sha256, path))
+        Case(_without_nii(names[path]), partial(read_subject, path), partial(file_sha256, path), path)
         for path in paths
         if path not in broken
     ]

@@ -4,7 +4,6 @@ Overlays are indexed PNGs of 16 tones with one alpha each: half the bytes of RGB
 browser and printer shows them.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from foveal.pages import data_uri
 from foveal.scans.field_of_view import FieldOfView
 
 REPORT_SIDE = 1200
@@ -33,11 +33,6 @@ LESION_COLOURS = {
     "soft_exudates": "#7dffb0",
 }
 RELEVANCE_RAMP: Ramp = ((60, 0, 140), (190, 30, 160), (255, 140, 40), (255, 250, 120))
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """`content` as a data URI of media type image/`kind`."""
-    return f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"
 
 
 def fitted_size(shape: Sequence[int], side: int) -> tuple[int, int]:

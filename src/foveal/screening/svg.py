@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from foveal.screening.pictures import data_uri
+from foveal.pages import data_uri
 
 if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
