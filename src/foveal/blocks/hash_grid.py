@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 _PRIME = 2654435761  # of the second coordinate; the first one's is 1
 
@@ -92,9 +91,9 @@ class HashGrid(nn.Module):
         )
         rows = self.entries(vertices.flatten(2, 3).movedim(1, 2)).movedim(2, 1)
         weight = (weights[:, :, 0, :, None] * weights[:, :, 1, None, :]).flatten(2)
-        found = F.embedding_bag(
-            rows.flatten(0, 1), self.table, per_sample_weights=weight.flatten(0, 1), mode="sum"
-        )
+        # index_select, whose backward adds without sorting, is twice as fast as an embedding bag on a CPU.
+        entries = self.table.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        found = (entries * weight[..., None]).sum(dim=2)
         return found.view(*places.shape[:-1], self.dim)
 
 

@@ -307,7 +307,12 @@ def _optimise(
             optimizer.param_groups[0]["lr"] = settings.learning_rate * learning_rate_factor(schedule, step)
             chosen = torch.randint(len(features), (settings.batch_size,), generator=generator)
             chosen = chosen.to(features.device)
-            loss = model.loss(features[chosen].float(), places[chosen], chosen % cells, late=step >= freeze)
+            loss = model.loss(
+                features.index_select(0, chosen).float(),
+                places.index_select(0, chosen),
+                chosen % cells,
+                late=step >= freeze,
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

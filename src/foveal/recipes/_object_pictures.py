@@ -1,4 +1,4 @@
-"""Pictures for evidence of explainers: one object of a class on a textured ground, and where it is."""
+"""Pictures for evidence: objects of four classes on a textured ground, one or several, and where they are."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class ObjectPictures:
     Attributes:
         data: images (N, 3, S, S) in [0, 1] with classes 0 to 3, to learn from and to be tested on.
         masks: (M, S, S) bool of the test images, true inside the object's box.
+        train_masks: (N, S, S), the same of the images to learn from.
     """
 
     data: LearningData
     masks: Tensor
+    train_masks: Tensor
 
 
 @cache
@@ -37,18 +39,62 @@ def object_pictures(
     masks = np.zeros((count, side, side), bool)
     labels = np.arange(count) % 4
     for number, kind in enumerate(labels):
-        ground = gaussian_filter(random.standard_normal((3, side, side)), (0, 3, 3))
-        ground = 0.45 + 0.12 * ground / ground.std() + 0.04 * random.standard_normal((3, side, side))
+        ground = _ground(random, side)
         top, left = random.integers(0, side - size, 2)
-        colour = random.uniform(-0.45, 0.45, 3)
-        colour[random.integers(3)] = random.choice([-0.5, 0.5])
+        colour = _colour(random)
         place = np.s_[top : top + size, left : left + size]
         ground[:, *place] += colour[:, None, None] * _shape(int(kind), size)
         masks[number][place] = True
         images[number] = ground.clip(0, 1)
     pixels, classes = torch.from_numpy(images), torch.from_numpy(labels)
     data = LearningData(pixels[:train], classes[:train], pixels[train:], classes[train:])
-    return ObjectPictures(data, torch.from_numpy(masks[train:]))
+    return ObjectPictures(data, torch.from_numpy(masks[train:]), torch.from_numpy(masks[:train]))
+
+
+@dataclass(frozen=True)
+class ScatteredPictures:
+    """Pictures of several objects each.
+
+    Attributes:
+        images: (N, 3, S, S) in [0, 1].
+        labels: (N,) int64, the class 0 to 3 of most objects.
+        annotation: (N, S, S) int64, 0 on the ground and 1 to 4 on objects.
+        grounds: (N, 3, S, S), the same pictures without objects.
+    """
+
+    images: Tensor
+    labels: Tensor
+    annotation: Tensor
+    grounds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@cache
+def scattered_pictures(
+    count: int, *, side: int = 32, size: int = 8, cells: int = 4, seed: int = 0
+) -> ScatteredPictures:
+    """Five objects of any colour in the cells of a grid: three of one class, and one of each of two others."""
+    random = np.random.default_rng(seed)
+    shapes = [_shape(kind, size) for kind in range(4)]
+    images = np.empty((count, 3, side, side), np.float32)
+    grounds = np.empty_like(images)
+    annotation = np.zeros((count, side, side), np.int64)
+    labels, step = np.arange(count) % 4, side // cells
+    for number, kind in enumerate(labels):
+        ground = _ground(random, side)
+        grounds[number] = ground.clip(0, 1)
+        others = (kind + random.permutation(3)[:2] + 1) % 4
+        kinds = [kind, kind, kind, *others]
+        for cell, each in zip(random.permutation(cells * cells), kinds, strict=False):
+            top, left = np.array(divmod(int(cell), cells)) * step + random.integers(0, step - size + 1, 2)
+            place = np.s_[top : top + size, left : left + size]
+            ground[:, *place] += _colour(random)[:, None, None] * shapes[each]
+            annotation[number][place][shapes[each] > 0.5] = each + 1
+        images[number] = ground.clip(0, 1)
+    parts = (images, labels, annotation, grounds)
+    return ScatteredPictures(*(torch.from_numpy(part) for part in parts))
 
 
 @cache
@@ -62,6 +108,19 @@ def trained_on_objects(seed: int = 0, *, steps: int = 250) -> Learned:
         learning_rate=3e-3,
         seed=seed,
     )
+
+
+def _ground(random: np.random.Generator, side: int) -> np.ndarray:
+    """(3, side, side), mottled and noisy."""
+    ground = gaussian_filter(random.standard_normal((3, side, side)), (0, 3, 3))
+    return np.asarray(0.45 + 0.12 * ground / ground.std() + 0.04 * random.standard_normal((3, side, side)))
+
+
+def _colour(random: np.random.Generator) -> np.ndarray:
+    """(3,), what an object adds to its ground; at least one channel strongly."""
+    colour = random.uniform(-0.45, 0.45, 3)
+    colour[random.integers(3)] = random.choice([-0.5, 0.5])
+    return colour
 
 
 def _shape(kind: int, size: int) -> np.ndarray:
