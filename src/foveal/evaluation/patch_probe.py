@@ -50,8 +50,8 @@ class PatchProbeSettings(Settings):
     head: HeadKind = "transformer"
     seen: Seen = Field(
         "all",
-        description="what the head sees: all tokens; the class token in every place; or learned queries in the "
-        "places of the patches, beside the prefix tokens",
+        description="what the head sees: all tokens; the class token in every place; or learned queries in "
+        "the places of the patches, beside the prefix tokens",
     )
     depth: int = Field(2, ge=1, description="blocks of a transformer head")
     hidden: int = Field(1024, ge=1, description="of an MLP head")
@@ -131,7 +131,8 @@ class PatchHead(nn.Module):
         self.pooled = settings.labels == "global-union"
         if settings.seen != "all" and not prefix_tokens:
             raise ValueError(
-                f"seen={settings.seen!r} predicts from class and register tokens, of which the encoder has none"
+                f"seen={settings.seen!r} predicts from class and register tokens, of which the encoder has "
+                "none"
             )
         if settings.seen == "latent":
             self.queries = nn.Parameter(0.02 * torch.randn(1, patches, dim))
@@ -164,8 +165,8 @@ class PatchHead(nn.Module):
         """
         if tokens.shape[1] != self.prefix_tokens + self.patches:
             raise ValueError(
-                f"{tokens.shape[1]} tokens; {self.prefix_tokens} prefix tokens and {self.patches} patches are "
-                "wanted"
+                f"{tokens.shape[1]} tokens; {self.prefix_tokens} prefix tokens and {self.patches} patches "
+                "are wanted"
             )
         if self.settings.seen != "all":
             prefix = tokens[:, : self.prefix_tokens]

@@ -1,4 +1,4 @@
-"""Pictures for evidence: objects of four classes on a textured ground, one or several, and where they are."""
+"""Pictures for evidence: objects of four classes on a textured ground, and where they are."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ScatteredPictures:
 def scattered_pictures(
     count: int, *, side: int = 32, size: int = 8, cells: int = 4, seed: int = 0
 ) -> ScatteredPictures:
-    """Five objects of any colour in the cells of a grid: three of one class, and one of each of two others."""
+    """Five objects of any colour in cells of a grid: three of one class, and one each of two others."""
     random = np.random.default_rng(seed)
     shapes = [_shape(kind, size) for kind in range(4)]
     images = np.empty((count, 3, side, side), np.float32)
@@ -87,7 +87,7 @@ def scattered_pictures(
         grounds[number] = ground.clip(0, 1)
         others = (kind + random.permutation(3)[:2] + 1) % 4
         kinds = [kind, kind, kind, *others]
-        for cell, each in zip(random.permutation(cells * cells), kinds, strict=False):
+        for cell, each in zip(random.permutation(cells * cells)[: len(kinds)], kinds, strict=True):
             top, left = np.array(divmod(int(cell), cells)) * step + random.integers(0, step - size + 1, 2)
             place = np.s_[top : top + size, left : left + size]
             ground[:, *place] += _colour(random)[:, None, None] * shapes[each]
