@@ -50,9 +50,9 @@ def test_rows_of_phi_sum_to_1_and_gamma_is_above_alpha(weighting, dtype):
         torch.testing.assert_close(found.theta.sum(-1), torch.ones_like(a[:, 0]))
 
 
-def em(e, a, concepts, *, weighting, strength, steps=25):
+def em(e, a, concepts, *, weighting, strength, steps=25, spread=None):
     """Bounds, prior included, of full-batch EM."""
-    prior = Prior(concepts.mean.clone(), strength)
+    prior = Prior(concepts.mean.clone(), strength, spread)
     values = []
     for _ in range(steps):
         found = infer(e, a, concepts, weighting=weighting, iterations=50)
@@ -66,10 +66,12 @@ def em(e, a, concepts, *, weighting, strength, steps=25):
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("strength", [0.0, 20.0])
-def test_the_bound_never_falls_over_full_batch_em(weighting, strength):
+@pytest.mark.parametrize(
+    ("strength", "spread"), [(0.0, None), (20.0, None), (20.0, torch.diag(torch.tensor([0.1, 0.5, 2.0])))]
+)
+def test_the_bound_never_falls_over_full_batch_em(weighting, strength, spread):
     e, a, concepts = draw(images=30)
-    values, _ = em(e, a, concepts, weighting=weighting, strength=strength)
+    values, _ = em(e, a, concepts, weighting=weighting, strength=strength, spread=spread)
     assert (values.diff() >= -1e-6 * values[1:].abs()).all()
     assert values[-1] > values[0] + 1
 

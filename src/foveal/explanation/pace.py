@@ -44,6 +44,11 @@ class PaceSettings(TokenSettings):
     prior_counts: Literal["tokens", "steps"] = Field(
         "tokens", description="what n0 stands against: tokens seen by the concept, or batches as in the code"
     )
+    prior_spread: Literal["within", "identity"] = Field(
+        "within",
+        description="covariance of the prior: of the sample within its clusters, or the paper's identity, "
+        "which is that of all tokens together and lets the commonest concept take them all",
+    )
     ridge: float = Field(1e-4, gt=0, description="added to covariances, of tokens of mean variance 1")
     label_learning_rate: float = Field(
         1.0, gt=0, description="of eta, below 4; the paper's 0.01 hardly moves it in one pass"

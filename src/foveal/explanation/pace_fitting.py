@@ -213,7 +213,8 @@ class ConceptFit:
         self.within = within + self.settings.ridge * eye
         self.model.mean.copy_(means)
         self.model.covariance.copy_(self.within.expand(count, -1, -1))
-        self.prior = Prior(means.clone(), self.settings.prior_strength)
+        spread = self.within if self.settings.prior_spread == "within" else None
+        self.prior = Prior(means.clone(), self.settings.prior_strength, spread)
 
     def _move_dead(self, tokens: Tensor, density: Tensor) -> None:
         """Concepts that have had no tokens for some batches go where tokens are explained worst."""

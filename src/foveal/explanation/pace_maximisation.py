@@ -47,21 +47,24 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """`strength` tokens more of each concept, spread as N(mu0_k, I).
+    """`strength` tokens more of each concept, spread as N(mu0_k, S).
 
     Attributes:
         mean: (K, d).
         strength: 0 is none.
+        spread: (d, d) S; None is the identity.
     """
 
     mean: Tensor
     strength: float
+    spread: Tensor | None = None
 
     def log_density(self, concepts: Concepts) -> Tensor:
         """Its share of what `maximise` raises: expected log-likelihood of those tokens, up to a constant."""
         whiten, log_det = concepts.factors
         shift = torch.einsum("kcd,kd->kc", whiten, concepts.mean.double() - self.mean.double())
-        trace = whiten.square().sum(dim=(1, 2))
+        known = torch.eye(shift.shape[1]).to(shift) if self.spread is None else self.spread.to(shift)
+        trace = torch.einsum("kcd,de,kce->k", whiten, known, whiten)
         return -0.5 * self.strength * (log_det + trace + shift.square().sum(dim=1)).sum()
 
 
@@ -91,7 +94,8 @@ def maximise(
     scatter = statistics.second / safe.unsqueeze(-1) - _outer(own) + _outer(own - mean)
     eye = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
     share = share.unsqueeze(-1)
-    covariance = share * scatter + (1 - share) * (eye + _outer(mean - before)) + ridge * eye
+    known = eye if prior.spread is None else prior.spread.to(mean)
+    covariance = share * scatter + (1 - share) * (known + _outer(mean - before)) + ridge * eye
     return mean, (covariance + covariance.mT) / 2
 
 

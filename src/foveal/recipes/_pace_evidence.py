@@ -20,6 +20,8 @@ from foveal.explanation.pace_inference import Concepts, Pull, bound, infer
 from foveal.explanation.pace_maximisation import Prior, Statistics, maximise
 from foveal.recipes._encoder_cost import seconds_of
 from foveal.recipes._pace_colours import WithColours, colour_pictures, trained_on_colours
+from foveal.recipes._pace_comparison import compared
+from foveal.recipes._pace_radiographs import radiographs_of_the_chest
 from foveal.recipes.base import Evidence, Finding, Scale, Section
 
 _SHUFFLES = 20
@@ -38,6 +40,7 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
         yield partial(colours_of_a_transformer, range(3))
         yield partial(what_the_terms_do, range(3))
         yield partial(beside_other_concepts, range(3))
+        yield partial(radiographs_of_the_chest, range(3))
         yield costs
 
 
@@ -294,58 +297,9 @@ def what_the_terms_do(seeds: Sequence[int]) -> Iterator[Finding]:
 
 
 def beside_other_concepts(seeds: Sequence[int]) -> Iterator[Finding | Section]:
-    """Non-negative factors of the same tokens, as CRAFT takes them, and topics of clustered tokens."""
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import NMF, LatentDirichletAllocation
-
+    """On the pictures of colours."""
     model, data = trained_on_colours(0).model, colour_pictures().data
-    said, wanted = labels_said(model)
-    parts = {"train": data.images, "test": data.test_images, "changed": changed_slightly(data.test_images)}
-    names = ("PACE", "PACE with alpha 0.1", "NMF", "LDA")
-    found: dict[str, list[ConceptScores]] = {name: [] for name in names}
-    for seed in seeds:
-        for name, alpha in zip(names, (2.0, 0.1), strict=False):
-            pace = fit_pace(model, data.images, concepts=8, dimensions=16, seed=seed, alpha=alpha)
-            found[name].append(scores_of(pace, parts["changed"]))
-        tokens = {name: pace.read(images).embeddings.double() for name, images in parts.items()}
-        flat = tokens["train"].flatten(0, 1).numpy()
-        factors = NMF(8, init="nndsvda", random_state=seed, max_iter=400, tol=1e-3).fit(flat.clip(min=0))
-        words = KMeans(40, n_init=1, random_state=seed).fit(flat)
-        by_nmf, counts = {}, {}
-        for name, each in tokens.items():
-            rows = each.flatten(0, 1).numpy()
-            shape = each.shape[:2]
-            mean = factors.transform(rows.clip(min=0)).reshape(*shape, 8).mean(axis=1)
-            by_nmf[name] = torch.from_numpy(mean / mean.sum(axis=1, keepdims=True).clip(1e-12))
-            counts[name] = np.stack(
-                [np.bincount(w, minlength=40) for w in words.predict(rows).reshape(shape)]
-            )
-        topics = LatentDirichletAllocation(8, random_state=seed).fit(counts["train"])
-        by_lda = {name: torch.from_numpy(topics.transform(each)) for name, each in counts.items()}
-        for method, vectors in (("NMF", by_nmf), ("LDA", by_lda)):
-            found[method].append(
-                concept_scores(vectors["train"], said, vectors["test"], wanted, vectors["changed"])
-            )
-    rows = [
-        f"| {name} | {mean_of(each, 'faithfulness'):.3f} | {mean_of(each, 'stability'):.4f} "
-        f"| {mean_of(each, 'sparsity'):.3f} |"
-        for name, each in found.items()
-    ]
-    yield Section(
-        "Eight concepts of one ViT's tokens",
-        "\n".join(["| | faithfulness | change by noise | sparsity |", "| --- | --- | --- | --- |", *rows]),
-    )
-    for measure, sign in (("faithfulness", 1), ("stability", -1), ("sparsity", 1)):
-        best = max(("NMF", "LDA"), key=lambda name: sign * mean_of(found[name], measure))
-        for name in names[:2]:
-            pairs = zip(found[name], found[best], strict=True)
-            gain = [sign * (getattr(a, measure) - getattr(b, measure)) for a, b in pairs]
-            yield Finding.at_least(f"{measure}, {name}: how much better than {best}, the next", gain, 0.0)
-
-
-def mean_of(scores: Sequence[ConceptScores], measure: str) -> float:
-    """Mean of a measure over seeds."""
-    return float(np.mean([getattr(each, measure) for each in scores]))
+    yield from compared("colours", model, data, changed_slightly(data.test_images), concepts=8, seeds=seeds)
 
 
 def costs() -> Iterator[Finding]:

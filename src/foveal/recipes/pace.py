@@ -39,6 +39,7 @@ class PaceRecipeSettings(Settings):
     keep: float = Field(0.75, ge=0, lt=1)
     prior_strength: float = Field(500.0, ge=0)
     prior_counts: Literal["tokens", "steps"] = "tokens"
+    prior_spread: Literal["within", "identity"] = "within"
     ridge: float = Field(1e-4, gt=0)
     label_learning_rate: float = Field(1.0, gt=0)
     label_steps: int = Field(10, ge=1)
@@ -82,7 +83,8 @@ class PaceRecipe(Recipe[PaceRecipeSettings]):
         "through a hand-written Adam and cancels the attention. Covariances by Cholesky factors with 1e-4 I "
         "added, blended as covariances and centred on the new mean; statistics, not means, are averaged; eta "
         "ascends, by steps of 1.0 for 0.01. The prior's 500 stand against tokens, not batches "
-        "(`prior_counts`). Means start from clusters. Not run on Flowers-102, Cars and CUB-200 here.",
+        "(`prior_counts`), and are spread as tokens within clusters, not as the identity "
+        "(`prior_spread`). Means start from clusters. Not run on Flowers-102, Cars and CUB-200 here.",
         built_from=(
             "explanation.pace",
             "explanation.attention_taps",
