@@ -202,8 +202,12 @@ def patches_tell_more(seeds: Sequence[int]) -> Iterator[Finding]:
 
 def places_are_kept_apart(seeds: Sequence[int]) -> Iterator[Finding]:
     """One object patch becomes ground: how much its token changes, beside the others."""
-    before = [small.locality_index(small.pretrained(seed).encoder, seed) for seed in seeds]
-    after = [small.locality_index(small.aligned(seed).student.encoder, seed) for seed in seeds]
+    backbones = [small.pretrained(seed) for seed in seeds]
+    before = [small.locality_index(each.encoder, each.test, each.preprocess) for each in backbones]
+    after = [
+        small.locality_index(small.aligned(seed).student.encoder, each.test, each.preprocess)
+        for seed, each in zip(seeds, backbones, strict=True)
+    ]
     yield Finding.at_least(
         f"change of a patch's own token over that of the others, aligned over untouched "
         f"({fmean(after):.1f} over {fmean(before):.1f})",

@@ -179,14 +179,12 @@ def recall(
 
 
 @torch.no_grad()
-def locality_index(encoder: nn.Module, seed: int) -> float:
+def locality_index(encoder: nn.Module, pictures: ScatteredPictures, preprocess: EncoderPreprocess) -> float:
     """Change of the token of a patch whose object is taken away, over the mean change of the others.
 
-    In every test picture the patch with the most pixels of objects becomes ground.
+    In every picture the patch with the most pixels of objects becomes ground.
     """
-    before = pretrained(seed)
-    pictures = before.test
-    take = tokens_of(encoder, before.preprocess)
+    take = tokens_of(encoder, preprocess)
     objects = patch_labels((pictures.annotation > 0).long(), 1, 2)[..., 1]  # (B, S S), of every pixel
     side = SIDE // PATCH
     covered = objects.view(-1, side, PATCH, side, PATCH).sum((2, 4)).flatten(1).argmax(dim=1)
