@@ -227,6 +227,8 @@ def _data(
             if not table.isnan().all()
         },
         "kinds": [kind for row in profiles.kinds() for kind in row],
+        "groups": analysis.groups.flatten().tolist(),
+        "groupCount": len(analysis.group_profiles),
         "strength": [_rounded(row) for row in profiles.strength.flatten(0, 1)],
         "density": [_rounded(row) for row in profiles.density.flatten(0, 1)],
         "offsets": _bytes(offsets),

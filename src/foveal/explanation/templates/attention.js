@@ -133,7 +133,7 @@
   function drawHead() {
     const head = state.head;
     $("head-title").textContent = `${name(head)} · ${data.layers[Math.floor(head / H)]}`;
-    $("head-kind").textContent = `Reach: ${data.kinds[head]}. Rank of importance ${data.order.indexOf(head) + 1} of ${data.order.length}.`;
+    $("head-kind").textContent = `Reach: ${data.kinds[head]}, group ${data.groups[head] + 1} of ${data.groupCount} from near to far. Place by importance ${data.order.indexOf(head) + 1} of ${data.order.length}.`;
     const [height, width] = data.offsetShape;
     paint($("offsets"), offsets, width, height, head * width * height);
     $("offsets").style.aspectRatio = `${width} / ${height}`;
