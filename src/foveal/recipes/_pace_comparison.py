@@ -84,7 +84,7 @@ def by_factors(tokens: Mapping[str, np.ndarray], concepts: int, seed: int) -> di
 
 
 def by_topics(tokens: Mapping[str, np.ndarray], concepts: int, seed: int) -> dict[str, Tensor]:
-    """Latent Dirichlet allocation over 40 clusters of tokens: PACE without Gaussians, attention and labels."""
+    """Latent Dirichlet allocation over 40 clusters of tokens: PACE without Gaussians and attention."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import LatentDirichletAllocation
 

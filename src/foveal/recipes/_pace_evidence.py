@@ -275,25 +275,18 @@ def what_the_terms_do(seeds: Sequence[int]) -> Iterator[Finding]:
         return fit_pace(model, data.images, concepts=8, dimensions=16, seed=seed, **terms)
 
     off = [fitted(seed) for seed in seeds]
-    for weight, told in ((1.0, "the paper's weight"), (650.0, "650 times, 10 for each token")):
+    for weight, told in ((1.0, "the paper's weight"), (65.0, "once for each token")):
         on = [fitted(seed, stability=weight) for seed in seeds]
         for changed, how in ((noisy, "noise of 0.1"), (views, "augmented views")):
-            change = [
-                scores_of(a, changed).stability / scores_of(b, changed).stability
-                for a, b in zip(on, off, strict=True)
-            ]
+            pairs = zip(on, off, strict=True)
+            change = [scores_of(a, changed).stability / scores_of(b, changed).stability for a, b in pairs]
             yield Finding.at_most(
-                f"contrastive term, {told}: change of the mixture by {how}, over that without it",
-                change,
-                0.95,
+                f"contrastive term, {told}: change by {how}, over that without", change, 0.95
             )
-    for weight, told in ((1.0, "the paper's weight"), (65.0, "once for each token")):
         on = [fitted(seed, faithfulness=weight) for seed in seeds]
-        gain = [
-            scores_of(a, noisy).faithfulness - scores_of(b, noisy).faithfulness
-            for a, b in zip(on, off, strict=True)
-        ]
-        yield Finding.at_least(f"label term, {told}: linear faithfulness less that without it", gain, 0.0)
+        pairs = zip(on, off, strict=True)
+        gain = [scores_of(a, noisy).faithfulness - scores_of(b, noisy).faithfulness for a, b in pairs]
+        yield Finding.at_least(f"label term, {told}: linear faithfulness less that without", gain, 0.0)
 
 
 def beside_other_concepts(seeds: Sequence[int]) -> Iterator[Finding | Section]:

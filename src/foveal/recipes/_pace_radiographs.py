@@ -78,7 +78,7 @@ def radiographs_of_the_chest(seeds: Sequence[int]) -> Iterator[Finding | Section
         "Concepts of radiographs of the chest",
         f"Ten concepts of a ViT that is right on {accuracy:.2f} of {len(wanted)} images of PneumoniaMNIST "
         f"that it was not trained on, and says the commoner class of {share:.2f} of them; the nearest "
-        "patches among those.",
+        "patches among those. Images: Yang et al. 2023, from Kermany et al. 2018, CC BY 4.0.",
         sheet,
     )
     yield Finding.at_least("radiographs: linear model of the mixture says the ViT's label", faithful, 0.9)
