@@ -60,7 +60,8 @@ def test_all_parts_are_of_the_same_heads(analysis):
 
 
 def test_without_labels_only_what_needs_none_is_told(vit, tmp_path):
-    found = analyse_attention(vit, IMAGES, None, QUICK)
+    found = analyse_attention(vit, IMAGES, None, QUICK.replace(overlays=0))
+    assert found.overlays is None
     assert not {"loss_increase", "accuracy_drop"} & set(found.all_measures)
     assert found.curves["least first"][0] == (0, 1.0)
     page = write_attention_report(found, tmp_path).read_text(encoding="utf-8")

@@ -235,3 +235,21 @@ def test_layers_of_different_numbers_of_heads_are_filled_up_with_nan():
     assert not found.agreement()[1].diagonal()[1:3].isnan().any()
     assert head_sensitivity(swin, images).measures["sensitivity"].isnan().sum() == 1
     assert len(pruning_curve(swin, images, None, found.combined_rank())) == 4
+
+
+def test_means_that_cannot_be_met_are_refused():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.self_attention = nn.ModuleDict({"softmax": nn.Softmax(dim=-1)})
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images):
+            tokens = images.flatten(2)[:, None]  # (B, 1, 3, 4)
+            weights = self.self_attention["softmax"](tokens @ tokens.mT)
+            return self.head(torch.einsum("bhnm,bhmd->bhnd", weights, tokens).mean((1, 2)))
+
+    model, images = Mixed().eval(), torch.rand(2, 3, 2, 2)
+    assert head_importance(model, images).measures["divergence"].shape == (1, 1)
+    with pytest.raises(ValueError, match="0 of 1 attention layers"):
+        head_importance(model, images, ablation="mean")

@@ -104,6 +104,7 @@ class AttentionAnalysis:
             from all patches alone; over its largest value each. None where attention is within windows.
         views: names of V.
         overlay_images: (I,) numbers of the images.
+        image_count: of all images.
         labelled: whether labels were given.
         settings: as used.
     """
@@ -123,6 +124,7 @@ class AttentionAnalysis:
     overlays: Tensor | None
     views: tuple[str, ...]
     overlay_images: tuple[int, ...]
+    image_count: int
     labelled: bool
     settings: AttentionSettings
 
@@ -240,6 +242,7 @@ def analyse_attention(
         overlays,
         views,
         shown,
+        len(images),
         labels is not None,
         chosen,
     )
@@ -309,7 +312,7 @@ def overlay_maps(
     prefix_tokens = prefix_tokens_of(model) if prefix_tokens is None else prefix_tokens
     found: list[Tensor] = []
     views: list[str] = []
-    for image in images.split(1):
+    for image in images.split(1) if len(images) else ():
         layers: list[Tensor | None] = []
 
         def read(layer: LayerAttention, image: Tensor = image, layers: list[Tensor | None] = layers) -> None:

@@ -74,7 +74,7 @@ def attention_page(
     ]
     heads = analysis.rank.shape[1]
     overlays = None if images is None else analysis.overlays
-    data = _data(analysis, None if overlays is None else images, names, told)
+    data = _data(analysis, images, names, told)
     environment = page_environment("foveal.explanation")
     return environment.get_template(PAGE).render(
         title=title,
@@ -93,7 +93,9 @@ def attention_page(
         has_overlays=overlays is not None,
         no_overlays="the images were not handed on"
         if images is None
-        else "attention within windows lies on no grid of the whole image",
+        else "attention within windows lies on no grid of the whole image"
+        if analysis.overlay_images
+        else "no image was asked for",
         accuracy=what,
         ablation="A head taken out gives 0."
         if analysis.settings.ablation == "zero"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.explanation.attention_taps import Edit, attention_of, attention_tapped
+from foveal.explanation.attention_taps import attention_of, attention_tapped
 from foveal.settings import unknown_name
 
 Ablation = Literal["zero", "mean"]
@@ -66,8 +66,9 @@ def heads_gated(
         share = gate(layer, values)
         return share * values + (1 - share) * means[layer].to(values)
 
-    edits: dict[str, Edit] = {"edit": weights} if means is None else {"edit_outputs": outputs}
-    with attention_tapped(model, **edits):
+    with attention_tapped(
+        model, edit=weights if means is None else None, edit_outputs=None if means is None else outputs
+    ):
         yield
 
 
@@ -78,26 +79,25 @@ def mean_head_outputs(model: nn.Module, images: Tensor, *, batch_size: int = 64)
     Raises:
         ValueError: outputs of a layer could not be met.
     """
-    sums: list[Tensor] = []
-    counts: list[int] = []
-    for start in range(0, len(images), batch_size):
+    sums: dict[int, Tensor] = {}
+    counts: dict[int, int] = {}
+    layers = 0
+    for part in images.split(batch_size):
 
         def add(number: int, values: Tensor) -> Tensor:
-            if number == len(sums):
-                sums.append(torch.zeros_like(values[0], dtype=torch.float64))
-                counts.append(0)
-            sums[number] += values.sum(dim=0, dtype=torch.float64)
-            counts[number] += len(values)
+            sums[number] = sums.get(number, 0) + values.sum(dim=0, dtype=torch.float64)
+            counts[number] = counts.get(number, 0) + len(values)
             return values
 
         with attention_tapped(model, edit_outputs=add) as kept:
-            model(images[start : start + batch_size])
-        if len(sums) != len(kept):
-            raise ValueError(
-                f"outputs of {len(sums)} of {len(kept)} attention layers of {type(model).__name__} were met; "
-                "heads cannot be set to their means here, use ablation='zero'"
-            )
-    return [total / count for total, count in zip(sums, counts, strict=True)]
+            model(part)
+        layers = len(kept)
+    if len(sums) != layers:
+        raise ValueError(
+            f"outputs of {len(sums)} of {layers} attention layers of {type(model).__name__} were met; "
+            "heads cannot be set to their means here, use ablation='zero'"
+        )
+    return [sums[number] / counts[number] for number in range(layers)]
 
 
 def check_ablation(ablation: str) -> None:
