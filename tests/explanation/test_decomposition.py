@@ -74,7 +74,7 @@ def test_artifacts_stay_to_the_bit_in_the_second_phase(monkeypatch):
         return own(model, *values, late=late)
 
     monkeypatch.setattr(SingleImageDenoiser, "loss", watched)
-    found = fit_decomposition(features, places, TINY.replace(centred=False))
+    found = fit_decomposition(features, places, TINY.replace(centred=False, standardise=False))
     early, late = seen[:20], seen[20:]
     assert [each[0] for each in seen] == [False] * 20 + [True] * 20
     assert not torch.equal(early[0][1], early[-1][1])
@@ -157,3 +157,12 @@ def test_images_and_views_that_cannot_be_are_refused():
 def test_no_layer_of_that_name_is_told():
     with pytest.raises(ValueError, match="no layer"):
         dense_features(vit(), torch.rand(1, 3, 32, 32), layer="backbone.block.1")
+
+
+def test_standardised_fits_are_the_same_at_any_scale_of_features():
+    features, places = views_of()
+    one, large = (fit_decomposition(scale * features, places, TINY) for scale in (1, 8))
+    for name in ("clean", "artifact", "residual", "raw"):
+        torch.testing.assert_close(8 * getattr(one, name), getattr(large, name), atol=1e-3, rtol=1e-3)
+    plain = fit_decomposition(8 * features, places, TINY.replace(standardise=False))
+    assert float(plain.losses[-1]) > float(large.losses[-1])

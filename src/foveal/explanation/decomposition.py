@@ -54,6 +54,9 @@ class DecompositionSettings(Settings):
     freeze_at: float = Field(0.5, gt=0, le=1, description="share of the steps after which G stays, h learns")
     residual: float = Field(0.1, ge=0, description="weight of h's own error")
     sparsity: float = Field(0.02, ge=0, description="weight of h's mean size")
+    standardise: bool = Field(
+        False, description="fit to features over their deviation, so that few steps suffice at any scale"
+    )
     centred: bool = Field(True, description="end with a G of mean 0 in each channel, its mean being F's")
     encoder_batch: int = Field(16, ge=1, description="views in the encoder at once")
     stored: Literal["float32", "float16"] = Field("float32", description="type in which views' features wait")
@@ -72,7 +75,7 @@ class DecompositionSettings(Settings):
         """Settings for grids of 16 to 24 cells a side on a CPU: about half a minute an image."""
         small = {
             "views": 96, "levels": 8, "table_size": 2**14, "max_resolution": 64, "steps": 1500,
-            "warmup_steps": 150,
+            "warmup_steps": 150, "standardise": True,
         }  # fmt: skip
         return cls.model_validate({**small, **changes})
 
@@ -86,7 +89,7 @@ class Decomposition:
         artifact: G.
         residual: h of the raw features.
         raw: the encoder's features of the image.
-        losses: (steps,) of the fit.
+        losses: (steps,) of the fit, of features over their deviation with `standardise`.
     """
 
     clean: Tensor
@@ -227,8 +230,11 @@ def fit_decomposition(
         raise ValueError(f"coordinates from {low:.4g} to {high:.4g}; allowed: 0 to 1, shares of the image")
     height, width, dim = features.shape[1:]
     model = SingleImageDenoiser(dim, (height, width), settings).to(features.device)
-    losses = _optimise(model, features.flatten(0, 2), coordinates.flatten(0, 2), height * width, settings)
-    raw = features[-1].float()
+    # Adam moves a weight by at most its rate a step, so that large features would take more steps.
+    scale = features.float().std() if settings.standardise else features.new_ones((), dtype=torch.float32)
+    scaled = features / scale.to(features.dtype) if settings.standardise else features
+    losses = _optimise(model, scaled.flatten(0, 2), coordinates.flatten(0, 2), height * width, settings)
+    raw = scaled[-1].float()
     with torch.no_grad():
         clean, rest = model.field(coordinates[-1]), model.rest(raw)
         artifact = model.artifact.detach().view(height, width, dim).clone()
@@ -237,7 +243,7 @@ def fit_decomposition(
             clean, artifact = clean + mean, artifact - mean
         if settings.freeze_at == 1:  # h never learned
             rest = torch.zeros_like(raw)
-    return Decomposition(clean, artifact, rest, raw, losses)
+    return Decomposition(clean * scale, artifact * scale, rest * scale, features[-1].float(), losses)
 
 
 def dense_features(
