@@ -1,4 +1,4 @@
-"""What a measurement depends on: versions and hardware, and the memory that a process has held."""
+"""What a measurement depends on: versions and hardware; the time that work takes, the memory it holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def describe_environment() -> dict[str, str]:
         "torch threads": str(torch.get_num_threads()),
         "accelerators": ", ".join(accelerators) or "none",
     }
+
+
+def seconds_of(work: Mapping[str, Callable[[], Any]], *, rounds: int = 7) -> dict[str, float]:
+    """Least wall time of each piece of work over rounds in which all take turns, after one to warm up."""
+    for piece in work.values():
+        piece()
+    found: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, piece in work.items():
+            begun = time.perf_counter()
+            piece()
+            found[name].append(time.perf_counter() - begun)
+    return {name: min(times) for name, times in found.items()}
 
 
 def peak_memory() -> int:

@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         encoder = create_encoder(config["encoder"], **config["encoder_settings"])
         if not isinstance(encoder, cls):
             raise ValueError(f"{folder} holds a {type(encoder).__name__}, not a {cls.__name__}")
-        load_weights(encoder, folder)
+        load_weights(encoder, folder, config.get("changes", ()))
         return encoder.eval()
 
     def forward(self, images: Tensor) -> Features:

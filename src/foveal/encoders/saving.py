@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from foveal.blocks.changes import Change, change_again, changes_of
 from foveal.files import file_sha256, write_atomically
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -26,13 +28,16 @@ def write_model(folder: str | Path, module: nn.Module, config: dict[str, Any], *
     Args:
         folder: where to write.
         module: whose tensors are written.
-        config: JSON values that rebuild it; "foveal_model" tells its kind.
+        config: JSON values that rebuild it; "foveal_model" tells its kind. Changes to its structure (see
+            `foveal.blocks.changes`) are added as "changes".
         card: text of the model card, Markdown; an existing card is kept where this is empty.
 
     Raises:
         ValueError: `config` holds something that is no JSON value.
     """
     folder = Path(folder)
+    if changes := changes_of(module):
+        config = {**config, "changes": changes}
     try:
         head = json.dumps(config, indent=2) + "\n"
     except TypeError as error:
@@ -80,15 +85,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_weights(module: nn.Module, folder: Path) -> None:
+def load_weights(module: nn.Module, folder: Path, changes: Sequence[Change] = ()) -> None:
     """Load a folder's weights into a module that was made from its configuration.
+
+    Args:
+        module: new.
+        folder: of the model.
+        changes: of the configuration, which come before the weights.
 
     Raises:
         ValueError: they cannot be read, or do not fit.
     """
     try:
+        change_again(module, changes)
         module.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{folder}: the saved model cannot be loaded: {error}") from error
 
 

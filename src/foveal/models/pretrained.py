@@ -51,12 +51,12 @@ class PretrainedModel(nn.Module):
             ValueError: the folder holds another kind of model, or weights that do not fit its settings.
         """
         folder, config = open_model(folder_or_hub_id, revision=revision)
-        kind = config.pop("foveal_model", None)
+        kind, changes = config.pop("foveal_model", None), config.pop("changes", ())
         if kind != cls.__name__:
             raise ValueError(f"{folder} holds a {kind or 'model of an unknown kind'}, not a {cls.__name__}")
         try:
             model = cls(cls.Config(**config))
         except (ValidationError, RuntimeError) as error:
             raise ValueError(f"{folder}: the saved model cannot be loaded: {error}") from error
-        load_weights(model, folder)
+        load_weights(model, folder, changes)
         return model.eval()

@@ -1,0 +1,182 @@
+"""Ways to make a classifier smaller, by name, and what they are given and give back."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from torch import Tensor
+
+from foveal.compression.masks import Masks
+from foveal.models.classifier import Classifier
+from foveal.settings import unknown_name
+from foveal.training.labelled_samples import LabelledSamples
+
+Kind = Literal["kept", "bits"]
+_TARGET = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>x|%|bits?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How far to go.
+
+    Attributes:
+        kind: "kept", the share of operations (or weights, where a method saves no operations) that is left;
+            "bits", the mean number of bits a weight and an activation.
+        value: of it; a share is above 0 to 1.
+        text: as it was given.
+    """
+
+    kind: Kind
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a method may look at.
+
+    Attributes:
+        samples: training images with labels, not augmented.
+        images: (N, C, H, W) in [0, 1], some of them, for calibration.
+        seed: of all that is drawn.
+    """
+
+    samples: LabelledSamples
+    images: Tensor
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method did; the model itself was changed in place.
+
+    Attributes:
+        summary: in a sentence or two, for the model card.
+        layers: a row for each layer that it decided on, JSON values.
+        masks: weights that must stay 0 while the model is tuned.
+        finish: makes what is fast of what could be tuned; called after tuning.
+        runtime: "onnx-int8" where the gain is in ONNX Runtime's 8-bit kernels.
+    """
+
+    summary: str
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    masks: Masks | None = None
+    finish: Callable[[Classifier], None] | None = None
+    runtime: Literal["torch", "onnx-int8"] = "torch"
+
+
+Compressor = Callable[..., Outcome]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered compressor.
+
+    Attributes:
+        name: for `foveal compress`.
+        compress: `compress(model, material, target, **options)`; changes the model in place.
+        targets: kinds that it takes.
+        summary: first line of its documentation.
+    """
+
+    name: str
+    compress: Compressor
+    targets: tuple[Kind, ...]
+    summary: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of its keyword options."""
+        kinds = inspect.signature(self.compress).parameters.values()
+        return tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register_compressor(name: str, *targets: Kind) -> Callable[[Compressor], Compressor]:
+    """Decorator of a function `compress(model, material, target, *, options)`."""
+
+    def register(function: Compressor) -> Compressor:
+        if name in _METHODS:
+            raise ValueError(f"a compressor {name!r} is registered already")
+        summary = (function.__doc__ or "").strip().split("\n")[0]
+        _METHODS[name] = Method(name, function, targets, summary)
+        return function
+
+    return register
+
+
+def list_compressors() -> list[str]:
+    """Names of all compressors, in order."""
+    _import_all()
+    return sorted(_METHODS)
+
+
+def find_compressor(name: str) -> Method:
+    """A registered compressor.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    _import_all()
+    if name not in _METHODS:
+        raise ValueError(unknown_name("compressor", name, sorted(_METHODS)))
+    return _METHODS[name]
+
+
+def compress_model(
+    name: str, model: Classifier, material: Material, target: Target, options: Mapping[str, Any]
+) -> Outcome:
+    """Compress a classifier in place by a method of `list_compressors`.
+
+    Raises:
+        ValueError: an unknown method or option, a target that the method does not take or cannot reach, or a
+            model that it does not suit.
+    """
+    method = find_compressor(name)
+    if unknown := set(options) - set(method.options):
+        raise ValueError(unknown_name(f"option of {name!r}", unknown.pop(), method.options))
+    if target.kind not in method.targets:
+        wanted = " or ".join(_EXAMPLES[kind] for kind in method.targets)
+        raise ValueError(f"{name} does not take the target {target.text!r}; give {wanted}")
+    return method.compress(model, material, target, **options)
+
+
+def parse_target(text: str) -> Target:
+    """A target such as "2x" (half of the operations), "50%" or "6bit".
+
+    Raises:
+        ValueError: anything else, or a number out of range.
+    """
+    match = _TARGET.fullmatch(text.strip())
+    complaint = f"target is {text!r}; allowed: such as 2x, 50% or 6bit"
+    if match is None:
+        raise ValueError(complaint)
+    number, unit = float(match["number"]), match["unit"].lower()
+    if unit.startswith("bit"):
+        if not 2 <= number <= 16:
+            raise ValueError(f"{complaint}; bits from 2 to 16")
+        return Target("bits", number, text)
+    share = number / 100 if unit == "%" else 1 / max(number, 1e-9)
+    if not 0 < share <= 1:
+        raise ValueError(f"{complaint}; at least 1x, above 0 to 100 %")
+    return Target("kept", share, text)
+
+
+_EXAMPLES: dict[Kind, str] = {"kept": "such as 2x or 50%", "bits": "such as 6bit"}
+
+
+@cache
+def _import_all() -> None:
+    """Every module of this room registers its compressors on import."""
+    package = importlib.import_module("foveal.compression")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"foveal.compression.{module.name}")
