@@ -44,7 +44,7 @@ def trained_transformer(seed: int) -> Learned:
             num_heads=HEADS,
         ),
         data(),
-        steps=300,
+        steps=600,
         batch_size=64,
         learning_rate=2e-3,
         seed=seed,
@@ -96,7 +96,8 @@ def pruning(seeds: Sequence[int]) -> Iterator[Finding | Section]:
         "Heads of a small ViT on digits taken out",
         "Test accuracy in per cent with all heads and with "
         f"{share} in three orders (random: mean of {_RANDOM_ORDERS}); importance is the combined rank on "
-        f"{_MEASURED} training images.\n\n"
+        f"{_MEASURED} training images. Models are trained for 600 steps; stopped at 300 (91 % of the test "
+        "images right) they lost 1.6 points, least important first, not yet having heads to spare.\n\n"
         "| seed | all heads | least first | random | most first | first order |\n"
         "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows),
     )
