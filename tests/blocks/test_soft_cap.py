@@ -40,6 +40,18 @@ def test_small_logits_pass_and_large_ones_stay_within_the_cap():
     assert float(soft_capped(torch.tensor([1e9, -1e9]), 30.0).abs().max()) == 30
 
 
+def test_gradients_are_those_of_the_formula():
+    capped = SoftCappedAttention(attention(), cap=2.0)
+    logits, _ = capped.logits(TOKENS)
+    weights = torch.rand_like(logits)
+    found = torch.autograd.grad((logits * weights).sum(), capped.qkv.weight)[0]
+    other = attention()
+    plain, _ = SoftCappedAttention(other, cap=math.inf).logits(TOKENS)
+    wanted = torch.autograd.grad((soft_capped(plain, 2.0) * weights).sum(), other.qkv.weight)[0]
+    torch.testing.assert_close(logits, soft_capped(plain, 2.0))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_weights_load_unchanged_both_ways_and_attention_of_a_whole_model_is_replaced():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=3, num_heads=3)
     images, names = torch.rand(2, 3, 32, 32), list(model.state_dict())

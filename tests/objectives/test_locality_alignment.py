@@ -39,8 +39,7 @@ def aligned(options=None, student=None, **settings):
 IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("options", KINDS)
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize(("options", "head"), [*((kind, "linear") for kind in KINDS), ({}, "mlp")])
 def test_the_first_loss_is_one_and_the_first_prediction_does_not_see_the_image(options, head):
     objective = aligned(options, {"head": head})
     losses = objective({"images": IMAGES})
@@ -119,8 +118,10 @@ def test_each_loss_is_its_formula_and_prefix_tokens_count_as_masked():
         torch.testing.assert_close(token_losses(prediction, target, kept, kind=kind), wanted)
     same = token_losses(2 * target, target, kept, kind="cosine")
     torch.testing.assert_close(same, torch.zeros(2))
-    for kind in ("cosine", "l1", "masked_mse", "unmasked_mse"):
-        assert aligned(loss=kind)({"images": IMAGES})["loss"].isfinite()
+    objective = aligned(loss="cosine")
+    keep = objective.draw(IMAGES)
+    wanted = token_losses(*objective.predicted(IMAGES, keep), kind="cosine").mean()
+    assert torch.equal(objective({"images": IMAGES, "keep": keep})["loss"], wanted)
 
 
 def test_prefix_tokens_alone_can_be_reconstructed():
@@ -137,7 +138,7 @@ def test_the_precursor_tells_the_whole_image_from_its_parts():
     precursor = MaskedTokenPrediction(student, teacher, masks=masks)
     precursor.calibrate([IMAGES])
     losses = precursor({"images": IMAGES})
-    assert 0.85 < float(losses["loss"]) < 1.15
+    assert 0.85 < losses["loss"].item() < 1.15
     losses["loss"].backward()
     assert precursor.predict.weight.grad.any()
     assert not any(parameter.requires_grad for parameter in student.decoder.parameters())
@@ -161,9 +162,8 @@ def test_pairs_that_do_not_agree_are_refused():
         aligned(loss="huber")
 
 
-@pytest.mark.parametrize("options", KINDS)
-def test_student_and_decoder_come_back_from_a_folder_and_the_encoder_alone_too(options, tmp_path):
-    objective = aligned(options)
+def test_student_and_decoder_come_back_from_a_folder_and_the_encoder_alone_too(tmp_path):
+    objective = aligned(SIGLIP)
     torch.nn.init.normal_(objective.student.head.weight)
     objective.student.save_pretrained(tmp_path / "decoder")
     objective.student.encoder.save_pretrained(tmp_path / "model")

@@ -50,8 +50,12 @@ class SoftCappedAttention(nn.Module):
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Capped logits (B, H, N, N) and values (B, H, N, d) of tokens (B, N, D)."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        q, k = self.q_norm(q) * self.scale, self.k_norm(k)
-        return soft_capped(q @ k.transpose(-2, -1), self.cap), v
+        q, k = self.q_norm(q), self.k_norm(k).transpose(-2, -1)
+        if isinf(self.cap):
+            return (q * self.scale) @ k, v
+        # soft_capped with its division done on the queries: passes over all pairs of tokens are what costs
+        small = ((q * (self.scale / self.cap)) @ k).tanh_()
+        return (small * self.cap if small.requires_grad else small.mul_(self.cap)), v
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Mix the tokens (B, N, D); masks are those of timm's `Attention`, added after the cap."""

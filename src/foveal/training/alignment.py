@@ -23,6 +23,7 @@ from foveal.objectives.locality_alignment import LocalityAlignment, MaskedTokenP
 from foveal.objectives.locality_alignment_settings import AlignmentSettings
 from foveal.scans.image_splits import Skipped
 from foveal.scans.unlabelled_images import UnlabelledImages
+from foveal.training.devices import start_accelerator
 from foveal.training.labelled_samples import ImageAugmentation, ImageSamples
 from foveal.training.loop import fit
 from foveal.training.settings import TrainingSettings
@@ -130,6 +131,7 @@ def align_encoder(
         student, teacher, masks=MaskSettings.model_validate(settings.masks), **shared
     )
     shown = samples["val"]
+    objective.to(start_accelerator(training).device)  # the scale takes as long as many steps
     scale = objective.calibrate(_batches(shown, settings.most_validation_images), seed=training.seed)
     if settings.precursor_steps:
         masks = MaskSettings.model_validate(settings.precursor_masks)
