@@ -4,10 +4,20 @@ import os
 import sys
 
 # Each module adds its commands to the application.
-from foveal.cli import attention, cohorts, explanation, info, recipes, screening
+from foveal.cli import attention, cohorts, compression, explanation, info, recipes, screening
 from foveal.cli.app import EXIT_FAILED, app
 
-__all__ = ["app", "attention", "cohorts", "explanation", "info", "main", "recipes", "screening"]
+__all__ = [
+    "app",
+    "attention",
+    "cohorts",
+    "compression",
+    "explanation",
+    "info",
+    "main",
+    "recipes",
+    "screening",
+]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ _ORDER = (
     "explain",
     "attention",
     "train",
+    "compress",
     "recipes",
     "verify",
     "encoders",
