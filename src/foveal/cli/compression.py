@@ -13,7 +13,7 @@ def compress(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved classifier.")],
     data: Annotated[
         Path,
-        typer.Option("--data", "-d", metavar="FOLDER|NPZ", help="Labelled images, as in training."),
+        typer.Option("--data", "-d", metavar="FOLDER|NPZ", help="Labelled images."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the new model.")],
     method: Annotated[
@@ -30,8 +30,8 @@ def compress(
 ) -> None:
     """Make a classifier smaller and faster, and measure what that cost.
 
-    Writes a new model folder whose README tells accuracy, latency, throughput, memory and file size before and
-    after. Only training images calibrate and tune. Exit status: 1 where images could not be read.
+    Writes a new model folder whose README tells accuracy, latency, throughput, memory and file size before
+    and after. Only training images calibrate and tune. Exit status: 1 where images could not be read.
     """
     from foveal.compression.run import CompressSettings, compare_table
     from foveal.compression.run import compress as compress_folder

@@ -299,8 +299,8 @@ def _write(
         "## Before and after",
         f"Accuracy on the {found.images} images of the {found.split} split, with 95% intervals over "
         f"patients, or over images where patients are not known. Times are the least of {settings.rounds} "
-        f"rounds in which all took turns, {torch.get_num_threads()} threads; memory is what loading the model and "
-        "passing a batch add to a process.",
+        f"rounds in which all took turns, {torch.get_num_threads()} threads; memory is what loading the "
+        "model and passing a batch add to a process.",
         shown,
     ]
     if apart is not None:
