@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -193,7 +194,7 @@ def wrong_input() -> Finding:
     )
 
 
-def artifact_taken_off() -> Iterator[Finding]:
+def artifact_taken_off() -> Iterator[Finding | Section]:
     """A small ViT with a pattern of place put on its tokens, on images that no stage has seen."""
     found = learning.cleaned_vit(artifact=True)
     yield from _explained(found, "pattern put on", least=0.5)
@@ -208,8 +209,19 @@ def artifact_taken_off() -> Iterator[Finding]:
     ]
     yield Finding.at_least("artifact found in one image, correlation with the pattern", _mean(alike), 0.9)
     yield from _generalises(found, "pattern put on")
-    gain = learning.probed(found.denoised) - learning.probed(found.raw)
-    yield Finding.at_least("pattern put on: mIoU of a linear head, points gained by the block", gain, 2.0)
+    tried = (learning.trained_vit(), found.raw, found.denoised)
+    whole, before, after = (learning.probed(each) for each in tried)
+    yield Finding.at_least(
+        "pattern put on: mIoU of a linear head, points gained by the block", after - before, 2.0
+    )
+    yield Section(
+        "How far the small experiment goes",
+        f"A linear head reaches {whole:.1f} points on the ViT without the pattern, {before:.1f} with it, and "
+        f"{after:.1f} behind the block: so much there was to regain. The block learned from "
+        f"{learning.TRAINED} images of 12 x 12 patches in 400 steps, where the paper takes 10 000 images and "
+        "50 000 steps, and each image was decomposed in 400 steps of 1024 vectors, where the paper takes "
+        "25 000 of 2048. The ViT without the pattern has little of its own that place explains.",
+    )
 
 
 def plain_vit() -> Iterator[Finding]:
@@ -262,13 +274,17 @@ def costs() -> Iterator[Finding]:
     torch.manual_seed(0)
     vit = create_encoder("timm/vit_small_patch16_224").eval()
     denoised = Denoised(encoder=vit, grid=(14, 14)).eval()
-    images = torch.rand(2, 3, 224, 224)
+    images = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
-        taken = seconds_of({"vit": lambda: vit(images), "denoised": lambda: denoised(images)}, rounds=9)
-    yield Finding.at_most(
-        "time of the block over that of the ViT", taken["denoised"] / taken["vit"] - 1, 0.12
-    )
-    one = seconds_of({"one": learning.timed_settings()}, rounds=1)["one"]
+        tokens = vit(images).patches.unflatten(1, (14, 14))
+        taken = seconds_of(
+            {"vit": lambda: vit(images), "block": lambda: denoised.denoiser(tokens)}, rounds=15
+        )
+    yield Finding.at_most("time of the block over that of the ViT", taken["block"] / taken["vit"], 0.12)
+    decompose_one = learning.timed_settings()
+    begun = time.perf_counter()
+    decompose_one()
+    one = time.perf_counter() - begun
     yield Finding.at_most("seconds of one decomposition, 16 x 16 cells of 192 channels", one, 60.0)
 
 
