@@ -140,7 +140,7 @@ def head_importance(
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         given = None if labels is None else labels[part].cpu()
-        with resumable(model, images[part], blocks, keep=cache) as passes:
+        with resumable(model, images[part], blocks, keep=cache, means=means) as passes:
             if layer_shift and not passes.blocks:
                 raise ValueError(
                     "layer_shift wants a list of blocks with one attention layer each, and none is found; "
@@ -153,12 +153,12 @@ def head_importance(
                 for head in range(count):
                     gates = torch.ones(count)
                     gates[head] = 0
-                    without = passes.run(layer, gates, means=means, block=layer_shift)
+                    without = passes.run(layer, gates, block=layer_shift)
                     found = _compare(whole, without, given)
                     if unchanged.block is not None and without.block is not None:
                         found[LAYER_SHIFT] = _shift(model, unchanged.block, without.block)
                     if kept_alone:
-                        alone = _compare(whole, passes.run(layer, 1 - gates, means=means), None)
+                        alone = _compare(whole, passes.run(layer, 1 - gates), None)
                         found[KEPT_ALONE] = -alone["probability_drop"]
                     for name, value in found.items():
                         if name not in values:

@@ -35,40 +35,50 @@ class Answers:
     block: Tensor | None = None
 
 
+class _Gates:
+    """Scales the heads of the layers as they come; the gates may change between passes."""
+
+    def __init__(self, means: Sequence[Tensor] | None) -> None:
+        self.means = means
+        self.set(None)
+
+    def set(self, table: Tensor | None, *, first: int = 0) -> None:
+        """Gates (L, H) of the passes to come, of which the first met is that of layer `first`."""
+        self.table, self.first, self.met = table, first, 0
+        self.whole = [] if table is None else (table == 1).all(dim=1).tolist()
+
+    def __call__(self, _number: int, values: Tensor) -> Tensor:
+        if self.table is None:
+            return values
+        layer = self.met % (len(self.table) - self.first) + self.first
+        self.met += 1
+        if self.whole[layer]:
+            return values
+        share = self.table[layer, : values.shape[1]].to(values).view(1, -1, 1, 1)
+        if self.means is None:
+            return values * share
+        return share * values + (1 - share) * self.means[layer].to(values)
+
+    @contextmanager
+    def of(self, model: nn.Module) -> Iterator[None]:
+        """Let them act on a model: on weights, or on outputs where these are set to their means."""
+        edits = (self, None) if self.means is None else (None, self)
+        with attention_tapped(model, edit=edits[0], edit_outputs=edits[1], read=lambda _: None):
+            yield
+
+
 @contextmanager
-def heads_gated(
-    model: nn.Module, gates: Tensor, *, means: Sequence[Tensor] | None = None, first: int = 0
-) -> Iterator[None]:
+def heads_gated(model: nn.Module, table: Tensor, *, means: Sequence[Tensor] | None = None) -> Iterator[None]:
     """Let a model run with a gate on every head.
 
     Args:
         model: any with attention of torch's functions.
-        gates: (L, H), 1 leaves a head as it is; columns that a layer has no head for are not read.
+        table: (L, H) gates, 1 leaves a head as it is; columns that a layer has no head for are not read.
         means: outputs (H, N, D) of each layer that take the place of a head at gate 0; zeros if not given.
-        first: number of the attention layer that is met first.
     """
-    whole = (gates == 1).all(dim=1).tolist()
-
-    def layer_of(number: int) -> int:
-        return number % (len(gates) - first) + first  # counted on over several passes
-
-    def gate(layer: int, values: Tensor) -> Tensor:
-        return gates[layer, : values.shape[1]].to(values).view(1, -1, 1, 1)
-
-    def weights(number: int, values: Tensor) -> Tensor:
-        layer = layer_of(number)
-        return values if whole[layer] else values * gate(layer, values)
-
-    def outputs(number: int, values: Tensor) -> Tensor:
-        layer = layer_of(number)
-        if means is None or whole[layer]:
-            return values
-        share = gate(layer, values)
-        return share * values + (1 - share) * means[layer].to(values)
-
-    with attention_tapped(
-        model, edit=weights if means is None else None, edit_outputs=None if means is None else outputs
-    ):
+    gates = _Gates(means)
+    gates.set(table)
+    with gates.of(model):
         yield
 
 
@@ -120,27 +130,25 @@ class Passes:
     blocks: list[nn.Module]
     inputs: list[Tensor]
     embedding: nn.Module | None
+    gates: _Gates
 
     @torch.no_grad()
-    def run(
-        self,
-        layer: int = 0,
-        gates: Tensor | None = None,
-        *,
-        means: Sequence[Tensor] | None = None,
-        block: bool = False,
-    ) -> Answers:
+    def run(self, layer: int = 0, gates: Tensor | None = None, *, block: bool = False) -> Answers:
         """Run with gates (H,) on one attention layer, or with none.
 
         Args:
             layer: number of the attention layer.
             gates: of its heads; None leaves the model as it is.
-            means: see `heads_gated`.
             block: also keep what the block of that layer gives.
         """
         read: list[Tensor] = []
         gave: list[Tensor] = []
         first = layer if self.inputs and gates is not None else 0
+        table = None
+        if gates is not None:
+            table = torch.ones(len(self.layers), len(gates), device=gates.device)
+            table[layer] = gates
+        self.gates.set(table, first=first)
         handles = []
         if self.embedding is not None:
             handles.append(self.embedding.register_forward_pre_hook(lambda _, given: read.append(given[0])))
@@ -148,14 +156,9 @@ class Passes:
             handles.append(self.blocks[layer].register_forward_hook(lambda _m, _i, out: gave.append(out)))
         try:
             with _skipped(self.blocks, self.inputs, first):
-                if gates is None:
-                    logits = self.model(self.images)
-                else:
-                    table = torch.ones(len(self.layers), len(gates), device=gates.device)
-                    table[layer] = gates
-                    with heads_gated(self.model, table, means=means, first=first):
-                        logits = self.model(self.images)
+                logits = self.model(self.images)
         finally:
+            self.gates.set(None)
             for handle in handles:
                 handle.remove()
         return Answers(
@@ -167,7 +170,12 @@ class Passes:
 
 @contextmanager
 def resumable(
-    model: nn.Module, images: Tensor, blocks: str | None = None, *, keep: bool = True
+    model: nn.Module,
+    images: Tensor,
+    blocks: str | None = None,
+    *,
+    keep: bool = True,
+    means: Sequence[Tensor] | None = None,
 ) -> Iterator[Passes]:
     """Keep the inputs of a model's blocks, so that a pass can begin at any of them.
 
@@ -176,6 +184,7 @@ def resumable(
         images: (B, C, H, W) of all passes.
         blocks: name of the list of blocks; found where it is not named.
         keep: False keeps nothing, so that every pass runs all blocks.
+        means: see `heads_gated`.
 
     Raises:
         ValueError: `blocks` is no list of modules with one attention layer each.
@@ -193,7 +202,9 @@ def resumable(
             for handle in handles:
                 handle.remove()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    yield Passes(model, images, layers, listed, inputs, linear[-1] if linear else None)
+    gates = _Gates(means)
+    with gates.of(model):  # once for all passes: to hook every module costs as much as a small model's pass
+        yield Passes(model, images, layers, listed, inputs, linear[-1] if linear else None, gates)
 
 
 def _blocks(model: nn.Module, images: Tensor, name: str | None) -> tuple[tuple[str, ...], list[nn.Module]]:
