@@ -33,7 +33,7 @@ def test_lengths_and_likeness_are_norms_and_cosines():
 def test_the_sheet_is_a_picture_of_all_maps():
     torch.manual_seed(0)
     maps = {name: torch.randn(6, 8, 4) for name in ("raw", "clean", "artifact")}
-    png = features_png(maps, torch.rand(3, 48, 64), cell=(2, 3), alone=("artifact",))
+    png = features_png(maps, torch.rand(3, 48, 64), cell=(2, 3), together=("raw", "clean"))
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     assert picture.shape[0] > 500
     assert picture.std() > 10
@@ -44,5 +44,7 @@ def test_what_cannot_be_drawn_is_refused():
         likeness(torch.randn(4, 5, 6), (4, 0))
     with pytest.raises(ValueError, match="three are wanted"):
         principal_colours([torch.randn(4, 4, 2)])
+    with pytest.raises(ValueError, match="did you mean 'raw'"):
+        features_png({"raw": torch.randn(4, 4, 3)}, torch.rand(3, 8, 8), together=("rwa",))
     with pytest.raises(ValueError, match="of one D"):
         principal_colours([torch.randn(4, 4, 3), torch.randn(4, 4, 5)])

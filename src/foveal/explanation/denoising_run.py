@@ -186,7 +186,8 @@ def _draw(
         maps |= {name: each[number] for name, each in found.items() if name != "raw"}
         maps["raw less decomposed"] = maps["raw"] - clean
         if clean.shape[-1] >= 3:
-            png = features_png(maps, images[number], alone=("raw less decomposed",))
+            clean_ones = [name for name in maps if not name.startswith("raw")]
+            png = features_png(maps, images[number], together=clean_ones)
             write_atomically(folder / f"{number:03d}-{safe_name(Path(names[number]).stem)}.png", png)
 
 

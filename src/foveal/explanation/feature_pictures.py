@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.settings import unknown_name
+
 
 def principal_colours(maps: Sequence[Tensor]) -> list[np.ndarray]:
     """Three principal components of features as red, green and blue, the same axes for all maps.
@@ -59,7 +61,7 @@ def features_png(
     image: Tensor,
     *,
     cell: tuple[int, int] | None = None,
-    alone: Sequence[str] = (),
+    together: Sequence[str] = (),
 ) -> bytes:
     """A sheet: the image, and for each map of features its colours, lengths and likeness to one patch.
 
@@ -67,10 +69,14 @@ def features_png(
         maps: (H, W, D) each, by title, such as those of a `Decomposition`: raw, clean, artifact.
         image: (C, h, w) of any range.
         cell: (row, column) of the patch that others are compared to, marked; the middle where None.
-        alone: titles of maps with colours of their own, such as the artifact.
+        together: titles of maps that share axes of colours, and the scale of lengths; each of the others has
+            its own, as a strong artifact would leave no colour for clean features.
 
     Returns:
-        PNG; one scale of lengths for all maps that share their colours.
+        PNG.
+
+    Raises:
+        ValueError: a title that is no map's; see `principal_colours` and `likeness`.
     """
     from matplotlib.figure import Figure
 
@@ -79,13 +85,14 @@ def features_png(
     titles = list(maps)
     grid = next(iter(maps.values())).shape[:2]
     cell = cell or (grid[0] // 2, grid[1] // 2)
-    together = [title for title in titles if title not in alone]
-    colours = (
-        dict(zip(together, principal_colours([maps[t] for t in together]), strict=True)) if together else {}
-    )
-    colours |= {title: principal_colours([maps[title]])[0] for title in alone}
+    if unknown := set(together) - set(titles):
+        raise ValueError(unknown_name("map", unknown.pop(), titles))
+    shared = principal_colours([maps[title] for title in together]) if together else []
+    colours = dict(zip(together, shared, strict=True))
+    colours |= {title: principal_colours([maps[title]])[0] for title in titles if title not in together}
     lengths = {title: feature_lengths(each) for title, each in maps.items()}
-    longest = max((float(lengths[title].max()) for title in together), default=1.0)
+    longest = {title: float(each.max()) for title, each in lengths.items()}
+    longest |= dict.fromkeys(together, max((longest[title] for title in together), default=1.0))
     figure = Figure(figsize=(2.6 * (len(titles) + 1), 8.2), dpi=100, facecolor="black")
     axes = figure.subplots(3, len(titles) + 1, squeeze=False)
     figure.subplots_adjust(0, 0, 1, 0.965, wspace=0.02, hspace=0.08)
@@ -95,7 +102,7 @@ def features_png(
     axes[0, 0].set_title("image", color="white", fontsize=9)
     for column, title in enumerate(titles, start=1):
         axes[0, column].imshow(colours[title])
-        limit = float(lengths[title].max()) if title in alone else longest
+        limit = longest[title]
         axes[1, column].imshow(lengths[title], cmap="magma", vmin=0, vmax=limit or 1.0)
         axes[2, column].imshow(likeness(maps[title], cell), cmap="viridis", vmin=-1, vmax=1)
         axes[2, column].plot(cell[1], cell[0], "+", color="white", markersize=10, markeredgewidth=2)
