@@ -49,7 +49,7 @@ def attention_figure(analysis: AttentionAnalysis) -> bytes:
     reach.set_xticks(range(layers))
     handles, labels = reach.get_legend_handles_labels()
     reach.legend(handles[::-1], labels[::-1], fontsize=7, loc="upper right", framealpha=0.9)
-    reach.set_xlim(-0.6, layers + 0.6)
+    reach.set_xlim(-0.6, layers * 1.12 + 0.2)
 
     points, clusters = analysis.atlas.points.numpy(), analysis.atlas.clusters.numpy()
     for k, name in enumerate(analysis.atlas.names):

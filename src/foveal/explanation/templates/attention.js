@@ -190,7 +190,8 @@
   const frames = [];
   function buildProfiles() {
     const box = $("profiles");
-    const [bar, wide, gap, height, foot] = [L * H > 200 ? 5 : 9, 18, 14, 190, 20];
+    const [wide, gap, height, foot] = [18, 14, 190, 20];
+    const bar = Math.min(9, Math.max(3, Math.floor((1050 - L * (wide + gap + 3)) / data.order.length) - 1));
     let x = 4;
     const stack = (values, width) => {
       let y = height;
@@ -403,7 +404,7 @@
         context.drawImage(small, 0, 0, canvas.width, canvas.height);
       }
     }
-    $("overlay-caption").textContent = `${name(state.head)}, attention ${data.overlays.views[view]}, ${data.overlays.images[chosen].told}; violet little, yellow most`;
+    $("overlay-caption").textContent = [name(state.head), `attention ${data.overlays.views[view]}`, data.overlays.images[chosen].told].filter(Boolean).join(", ") + "; violet little, yellow most";
   }
   if (data.overlays) {
     data.overlays.images.forEach((image, k) => {
