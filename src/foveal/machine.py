@@ -1,12 +1,15 @@
-"""What a measurement depends on: versions and hardware; the time that work takes, the memory it holds."""
+"""The machine: its versions and hardware, the time and memory that work takes, processes that work."""
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -81,6 +84,22 @@ def added_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> 
     clean.set_forkserver_preload([prepare.__module__, *(m for m in sys.modules if m.startswith("foveal."))])
     with ProcessPoolExecutor(1, mp_context=clean) as pool:
         return pool.submit(_added, prepare, arguments).result()
+
+
+def become_worker() -> None:
+    """Make this process a worker: Ctrl-C is for its parent to answer, and it ends when its parent is gone.
+
+    An idle worker would else wait for tasks for ever.
+    """
+
+    def leave_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _added(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int:

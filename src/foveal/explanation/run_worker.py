@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import statistics
-import threading
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from foveal.explanation.subjects import Case, Subject, class_names, nifti
 from foveal.explanation.targets import Target, called, region, score_of
 from foveal.explanation.tiled import explain_tiled
 from foveal.files import write_atomically
+from foveal.machine import become_worker
 
 MAPS = "maps"
 
@@ -48,8 +46,7 @@ def serve(pipe: Any, make_model: Callable[[], nn.Module], settings: ExplainSetti
 
     Sent first is ("ready", None), or ("broken", reason) where the model cannot be made.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent decides
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    become_worker()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     try:
@@ -315,11 +312,3 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
         name: f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
         for name, value in options.items()
     }
-
-
-def _leave_with_parent() -> None:
-    """End this process when its parent is gone, also in the middle of a map."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

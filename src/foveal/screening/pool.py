@@ -1,14 +1,14 @@
 """Many photographs over several processes, of which any may be killed without stopping the run."""
 
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
+
+from foveal.machine import become_worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,19 +24,10 @@ def available_cores() -> int:
 def _start_worker(make_work: Callable[[], Callable], threads: int) -> None:
     """Prepare a worker process; the heavy imports happen after the thread counts are set."""
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the main process decides what still finishes
+    become_worker()
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _work = make_work()
-
-
-def _leave_with_parent() -> None:
-    """End this process when its parent is gone: an idle pool worker would wait for tasks for ever."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _do(item: Any) -> Any:
