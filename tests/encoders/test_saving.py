@@ -56,8 +56,12 @@ def test_what_cannot_be_saved_or_loaded_is_named(tmp_path):
     class Nameless(Encoder):
         pass
 
-    with pytest.raises(ValueError, match="Nameless cannot be saved: it has no registered name"):
+    with pytest.raises(ValueError, match="Nameless cannot be saved: Nameless has no registered name"):
         Nameless().save_pretrained(tmp_path)
+    around = ConvPyramid(widths=(4, 6))
+    around.inner = Nameless()
+    with pytest.raises(ValueError, match="ConvPyramid cannot be saved: Nameless has no registered name"):
+        around.save_pretrained(tmp_path)
     encoder = ConvPyramid(widths=(4, 6))
     encoder.settings["widths"] = {4, 6}
     with pytest.raises(ValueError, match="its settings are no JSON values"):

@@ -73,9 +73,11 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the encoder is not registered, or its settings are no JSON values.
         """
-        if not self.name:
+        parts = [part for part in self.modules() if isinstance(part, Encoder)]
+        if nameless := [type(part).__name__ for part in parts if not part.name]:
             raise ValueError(
-                f"{type(self).__name__} cannot be saved: it has no registered name; see register_encoder"
+                f"{type(self).__name__} cannot be saved: {nameless[0]} has no registered name; see "
+                "register_encoder"
             )
         config = {"foveal_model": "Encoder", "encoder": self.name, "encoder_settings": self.settings}
         return write_model(folder, self, config, card=card)
