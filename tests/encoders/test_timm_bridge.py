@@ -95,6 +95,7 @@ def test_stochastic_depth_and_settings_reach_the_model():
 def test_preprocessing_is_that_of_the_weights():
     preprocess = create_encoder("timm/vit_base_patch16_siglip_224", in_channels=1, **THIN).preprocess
     assert (preprocess.size, preprocess.mean, preprocess.std) == (224, (0.5,), (0.5,))
+    assert create_encoder("timm/vit_tiny_patch16_224", image_size=64, depth=1).preprocess.size == 64
     assert create_encoder("timm/resnet10t", in_channels=4).preprocess.mean == (0.485, 0.456, 0.406, 0.485)
 
 

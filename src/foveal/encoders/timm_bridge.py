@@ -99,8 +99,12 @@ class TimmEncoder(Encoder):
         # Swin-like models hand out channels-last maps; timm says so in `output_fmt`.
         self._channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).upper().endswith("NHWC")
         data = resolve_model_data_config(self.backbone)
+        # timm tells the size of the published weights, also of a model made for another one.
+        built = settings.get("img_size", data["input_size"][-1])
         self.preprocess = EncoderPreprocess(
-            size=data["input_size"][-1], mean=tuple(data["mean"]), std=tuple(data["std"])
+            size=built if isinstance(built, int) else max(built),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
         ).for_channels(in_channels)
         # What is saved are the weights: they are not fetched again when it is rebuilt.
         self.settings = {
