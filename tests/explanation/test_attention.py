@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 from transformers import ViTConfig, ViTForImageClassification
 
+from foveal.blocks.attention_taps import attention_of, attention_tapped
 from foveal.explanation import explain
 from foveal.explanation.attention_methods import flow_to_tokens, relevance_rollout, rollout, with_residual
-from foveal.explanation.attention_taps import attention_of, attention_tapped
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

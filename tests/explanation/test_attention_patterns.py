@@ -5,13 +5,13 @@ import timm
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from foveal.blocks.attention_taps import LayerAttention, attention_of, attention_tapped
 from foveal.explanation.attention_patterns import (
     TRAITS,
     collect_patterns,
     patterns_of_attention,
     pooled,
 )
-from foveal.explanation.attention_taps import LayerAttention, attention_of, attention_tapped
 from foveal.explanation.clustering import hdbscan, k_means
 from foveal.explanation.pattern_atlas import name_of, pattern_atlas
 from foveal.explanation.pattern_autoencoder import PatternAutoencoder

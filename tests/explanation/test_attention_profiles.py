@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
+from foveal.blocks.attention_taps import LayerAttention
 from foveal.explanation.attention_profiles import attention_profiles, offset_sums, profiles_of
-from foveal.explanation.attention_taps import LayerAttention
 
 IMAGES = torch.rand(3, 3, 32, 48)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from foveal.explanation.attention_taps import attention_tapped
+from foveal.blocks.attention_taps import attention_tapped
 from foveal.explanation.head_importance import (
     head_importance,
     head_sensitivity,

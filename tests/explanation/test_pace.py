@@ -97,7 +97,7 @@ def test_any_model_has_concepts(kind):
 
 
 def test_the_class_tokens_attention_is_the_mean_over_heads_of_its_row(vit):
-    from foveal.explanation.attention_taps import attention_of
+    from foveal.blocks.attention_taps import attention_of
 
     read = read_tokens(vit, IMAGES)
     wanted = attention_of(vit, IMAGES)[-1].weights.mean(1)[:, 0]
@@ -108,7 +108,7 @@ def test_the_class_tokens_attention_is_the_mean_over_heads_of_its_row(vit):
 
 
 def test_learned_attention_pooling_weighs_its_tokens():
-    from foveal.explanation.attention_taps import attention_of
+    from foveal.blocks.attention_taps import attention_of
 
     model = small_vit("vit_base_patch16_siglip_224")
     wanted = attention_of(model, IMAGES)[-1].weights.mean(1)[:, 0]

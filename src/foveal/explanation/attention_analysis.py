@@ -16,9 +16,9 @@ from pydantic import Field
 from scipy import stats
 from torch import Tensor, nn
 
+from foveal.blocks.attention_taps import LayerAttention, attention_tapped
 from foveal.explanation.attention_patterns import Representation, collect_patterns
 from foveal.explanation.attention_profiles import AttentionProfiles, among_patches, attention_profiles
-from foveal.explanation.attention_taps import LayerAttention, attention_tapped
 from foveal.explanation.clustering import Clustering
 from foveal.explanation.head_importance import (
     HeadImportance,

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
-from foveal.explanation.attention_taps import attention_tapped, check_attention
+from foveal.blocks.attention_taps import attention_tapped, check_attention
 from foveal.explanation.cam import enlarged
 from foveal.explanation.methods import Question, register_method
 from foveal.explanation.taps import as_maps, prefix_tokens_of

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.blocks.attention_taps import LayerAttention, attention_of, attention_tapped
 from foveal.explanation.attention_profiles import PatchAttention, among_patches, near_steps, offset_sums
-from foveal.explanation.attention_taps import LayerAttention, attention_of, attention_tapped
 from foveal.explanation.taps import prefix_tokens_of
 from foveal.settings import unknown_name
 

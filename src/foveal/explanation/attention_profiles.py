@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveal.explanation.attention_taps import LayerAttention, attention_tapped, check_attention
+from foveal.blocks.attention_taps import LayerAttention, attention_tapped, check_attention
 from foveal.explanation.taps import grid_of, prefix_tokens_of
 
 Kind = Literal["self", "local", "ring", "global", "sink", ""]

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from foveal.blocks.attention_taps import attention_of
 from foveal.explanation.attention_analysis import AttentionSettings, analyse_attention
 from foveal.explanation.attention_report import ALL, write_attention_report
-from foveal.explanation.attention_taps import attention_of
 from foveal.explanation.subjects import Case, file_cases, load_model
 from foveal.models.classifier import Classifier
 from foveal.settings import unknown_name

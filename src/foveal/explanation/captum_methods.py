@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from foveal.blocks.module_calls import named_calls
 from foveal.explanation.methods import Question, register_method
 from foveal.explanation.perturbing import Baseline, baseline_images
 from foveal.explanation.superpixels import superpixels
-from foveal.explanation.taps import named_calls
 from foveal.explanation.targets import score_of
 from foveal.training.randomness import seed_everything, without_touching_randomness
 

@@ -8,9 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from foveal.blocks.attention_taps import attention_tapped
 from foveal.encoders.channelvit import ChannelViT
 from foveal.explanation.attention_methods import relevance_rollout
-from foveal.explanation.attention_taps import attention_tapped
 
 
 def channel_relevance(

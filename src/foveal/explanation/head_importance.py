@@ -15,7 +15,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveal.explanation.attention_taps import LayerAttention, attention_of, attention_tapped
+from foveal.blocks.attention_taps import LayerAttention, attention_of, attention_tapped
 from foveal.explanation.head_passes import (
     Ablation,
     Answers,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.explanation.attention_taps import attention_of, attention_tapped
+from foveal.blocks.attention_taps import attention_of, attention_tapped
 from foveal.settings import unknown_name
 
 Ablation = Literal["zero", "mean"]

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from foveal.blocks.module_calls import named_calls
 from foveal.explanation import lrp_attention, lrp_operations  # noqa: F401  they register their operations
 from foveal.explanation.lrp_mode import Composite, Propagation
 from foveal.explanation.lrp_rules import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare
 from foveal.explanation.methods import Question, frozen, register_method
-from foveal.explanation.taps import named_calls, tapped
+from foveal.explanation.taps import tapped
 from foveal.explanation.targets import Target, score_of, weights_of
 from foveal.settings import unknown_name
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.blocks.torch_attention import attention_in_steps, multi_head_in_steps
 from foveal.explanation.lrp_mode import Propagation, by_ratio, half, handles
-from foveal.explanation.torch_attention import attention_in_steps, multi_head_in_steps
 from foveal.kernels.gated_recurrence import gated_recurrence_with_state
 from foveal.kernels.grid_recurrence import grid_recurrence
 from foveal.kernels.selective_scan import selective_scan

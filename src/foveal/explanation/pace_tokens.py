@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.blocks.attention_taps import LayerAttention, attention_tapped
 from foveal.encoders.features import Features
-from foveal.explanation.attention_taps import LayerAttention, attention_tapped
 from foveal.explanation.taps import as_maps, find_layer, grid_of, prefix_tokens_of
 from foveal.models.classifier import Classifier
 from foveal.settings import Settings

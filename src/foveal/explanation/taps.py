@@ -194,20 +194,3 @@ def _grid(cells: int, sides: tuple[int, ...]) -> tuple[int, ...] | None:
     step = (math.prod(sides) / cells) ** (1 / len(sides))
     shape = tuple(round(side / step) for side in sides)
     return shape if math.prod(shape) == cells else None
-
-
-@contextmanager
-def named_calls(model: nn.Module) -> Iterator[list[str]]:
-    """Names of the modules that are being called, the innermost last."""
-    stack: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda *_, name=name: stack.append(name or "the model"))
-        )
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None, always_call=True))
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()

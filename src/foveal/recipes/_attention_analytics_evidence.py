@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.blocks.attention_taps import LayerAttention, attention_tapped
 from foveal.explanation.attention_profiles import attention_profiles, profiles_of
-from foveal.explanation.attention_taps import LayerAttention, attention_tapped
 from foveal.explanation.head_importance import head_importance, head_sensitivity
 from foveal.explanation.head_passes import heads_gated
 from foveal.recipes._attention_analytics_learning import (

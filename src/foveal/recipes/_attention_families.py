@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foveal.blocks.attention_taps import LayerAttention
 from foveal.explanation.attention_patterns import PatternSamples, Representation, patterns_of_attention
-from foveal.explanation.attention_taps import LayerAttention
 
 FAMILIES = ("self", "local", "shift", "keys", "row", "uniform")
 

@@ -87,7 +87,7 @@ class PaceRecipe(Recipe[PaceRecipeSettings]):
         "(`prior_spread`). Means start from clusters. Not run on Flowers-102, Cars and CUB-200 here.",
         built_from=(
             "explanation.pace",
-            "explanation.attention_taps",
+            "blocks.attention_taps",
             "explanation.concept_metrics",
             "torch: digamma, Cholesky factors",
             "scikit-learn: KMeans, LogisticRegression",

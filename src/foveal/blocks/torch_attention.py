@@ -22,17 +22,21 @@ def attention_in_steps(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
+    scored: Callable[[Tensor], None] | None = None,
     met: Callable[[Tensor], Tensor] | None = None,
     mixed: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """`scaled_dot_product_attention`, with `met` called on its weights, `mixed` on what it gives.
 
-    Weights are (B, H, N, M), what it gives is (B, H, N, D).
+    Weights are (B, H, N, M), what it gives is (B, H, N, D). `scored` is shown the scaled products of queries
+    and keys (B, H, N, M), before masks.
     """
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(repeats, dim=-3) for x in (key, value))
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if scored is not None:
+        scored(scores)
     if is_causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~allowed, -torch.inf)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from foveal.explanation.taps import named_calls
-from foveal.explanation.torch_attention import attention_in_steps, multi_head_in_steps
+from foveal.blocks.module_calls import named_calls
+from foveal.blocks.torch_attention import attention_in_steps, multi_head_in_steps
 
 Edit = Callable[[int, Tensor], Tensor]
 """Number of the layer and its weights (B, H, N, M), or its heads' outputs (B, H, N, D), to what goes on."""
@@ -44,6 +44,7 @@ def attention_tapped(
     edit: Edit | None = None,
     edit_outputs: Edit | None = None,
     read: Callable[[LayerAttention], None] | None = None,
+    read_scores: Callable[[LayerAttention], None] | None = None,
 ) -> Iterator[list[LayerAttention]]:
     """Collect the attention of every layer of a forward pass, first layer first.
 
@@ -54,12 +55,17 @@ def attention_tapped(
         edit_outputs: changes what the heads give, values mixed by their weights, before the projection.
         read: called with the attention of each layer as it comes; it is then not kept, and the list stays
             empty, so that memory is that of one layer.
+        read_scores: called before that with what the softmax is taken of, in place of the weights: scaled
+            products of queries and keys, without masks where torch adds them itself.
 
     Yields:
         A list that fills as the model runs.
     """
     kept: list[LayerAttention] = []
-    with named_calls(model) as calls, _AttentionMode(calls, read or kept.append, edit, edit_outputs):
+    with (
+        named_calls(model) as calls,
+        _AttentionMode(calls, read or kept.append, edit, edit_outputs, read_scores),
+    ):
         yield kept
 
 
@@ -83,7 +89,9 @@ def check_attention(model: nn.Module, kept: list[LayerAttention]) -> None:
     """
     if not kept:
         raise ValueError(
-            f"{type(model).__name__} has no attention; explain it by another method, such as lrp or grad-cam"
+            f"{type(model).__name__} has no attention that torch computes as scaled_dot_product_attention, "
+            "as multi-head attention or as a softmax in a module called attention; allowed: vision "
+            "transformers of timm, torchvision and transformers (explainers without attention: lrp, grad-cam)"
         )
 
 
@@ -94,9 +102,11 @@ class _AttentionMode(TorchFunctionMode):
         read: Callable[[LayerAttention], None],
         edit: Edit | None,
         edit_outputs: Edit | None,
+        read_scores: Callable[[LayerAttention], None] | None,
     ) -> None:
         super().__init__()
         self.calls, self.read, self.edit, self.edit_outputs = calls, read, edit, edit_outputs
+        self.read_scores = read_scores
         self.count = 0
         self.to_mix: Tensor | None = None
 
@@ -105,9 +115,9 @@ class _AttentionMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return attention_in_steps(*args, **kwargs, met=self._met, mixed=self._mixed)
+            return attention_in_steps(*args, **kwargs, scored=self._scored, met=self._met, mixed=self._mixed)
         if func is F.multi_head_attention_forward:
-            attend = partial(attention_in_steps, met=self._met, mixed=self._mixed)
+            attend = partial(attention_in_steps, scored=self._scored, met=self._met, mixed=self._mixed)
             return multi_head_in_steps(F.linear, attend, *args, **kwargs)
         result = func(*args, **kwargs)
         if (
@@ -115,6 +125,7 @@ class _AttentionMode(TorchFunctionMode):
             and result.ndim == 4
             and self._within_attention()
         ):
+            self._scored(args[0] if args else kwargs["input"])
             self.to_mix = self._met(result)
             return self.to_mix
         if self.to_mix is not None and args and args[0] is self.to_mix:
@@ -125,15 +136,23 @@ class _AttentionMode(TorchFunctionMode):
                 return self._mixed(result)
         return result
 
+    def _scored(self, scores: Tensor) -> None:
+        if self.read_scores is not None:
+            self.read_scores(LayerAttention(self._name, scores))
+
     def _met(self, weights: Tensor) -> Tensor:
         if self.edit is not None:
             weights = self.edit(self.count, weights)
         self.count += 1
-        self.read(LayerAttention(self.calls[-1] if self.calls else "", weights))
+        self.read(LayerAttention(self._name, weights))
         return weights
 
     def _mixed(self, outputs: Tensor) -> Tensor:
         return outputs if self.edit_outputs is None else self.edit_outputs(self.count - 1, outputs)
+
+    @property
+    def _name(self) -> str:
+        return self.calls[-1] if self.calls else ""
 
     def _within_attention(self) -> bool:
         return any("attn" in name or "attention" in name for name in self.calls)
