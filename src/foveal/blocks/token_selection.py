@@ -163,7 +163,7 @@ class TokenTrack:
             fused: the dropped ones were put into one token.
         """
         number, count = threading.get_ident(), kept.shape[1]
-        at = torch.arange(count + dropped.shape[1], device=kept.device).expand(len(kept), -1)
+        at = torch.arange(count + dropped.shape[1], device=kept.device).expand(kept.shape[0], -1)
         before = self._passes.get(number)
         if before is None:
             before = _Pass(at, torch.ones_like(at, dtype=torch.bool))
