@@ -83,5 +83,6 @@ def multi_head_in_steps(
         linear(x, w, b).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
         for x, w, b in zip((query, key, value), in_proj_weight.chunk(3), biases, strict=True)
     ]
-    mixed = attend(*heads, attn_mask=attn_mask)
+    dropout = {"dropout_p": dropout_p} if training and dropout_p else {}
+    mixed = attend(*heads, attn_mask=attn_mask, **dropout)
     return linear(mixed.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias), None
