@@ -2,17 +2,20 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from foveal.models import Segmenter, shipped_model
+from foveal.compression.onnx_models import export_onnx
+from foveal.models import Classifier, Segmenter, shipped_model
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening import ScreenSettings, screen
 from foveal.screening.explaining import explain_landmarks, moved_shapes
+from foveal.screening.grading import Grader
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,20 @@ def test_a_shape_is_moved_to_where_it_does_not_lie_already():
             assert moved.sum() == top.sum()
             assert (moved & top).sum() < 0.1 * top.sum()
             assert (moved & ~inside).sum() < 0.2 * top.sum()
+
+
+def test_a_graders_onnx_file_gives_its_probabilities(grader, tmp_path):
+    eye = synthesize_eye(0, size=256)
+    field, folder = find_field_of_view(eye.image), tmp_path / "grader"
+    shutil.copytree(grader, folder)
+    wanted, _, _ = Grader(folder, "cpu")(eye.image, field)
+    export_onnx(Classifier.from_pretrained(folder), folder, torch.rand(2, 3, 64, 64))
+    found, reasons, _ = Grader(folder, "cpu")(eye.image, field)
+    assert found["probability_healthy"] == pytest.approx(wanted["probability_healthy"], abs=1e-5)
+    assert reasons[0].told.method == "cam"
+    # of a file that says something else, it is the file that counts
+    changed = Classifier.from_pretrained(folder)
+    torch.nn.init.zeros_(changed.head.weight)
+    export_onnx(changed, folder, torch.rand(2, 3, 64, 64))
+    found, _, _ = Grader(folder, "cpu")(eye.image, field)
+    assert found["probability_healthy"] != wanted["probability_healthy"]

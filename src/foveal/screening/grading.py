@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foveal.files import file_sha256
 from foveal.scans.field_of_view import FieldOfView, field_square, square_box
 from foveal.screening.explaining import GRADER_METHOD, Reason, explain_answer, place_box
 from foveal.screening.records import Value
@@ -13,6 +14,9 @@ from foveal.screening.records import Value
 class Grader:
     """A classifier on the square around the field of view.
 
+    Where the folder has a `model.onnx` (see `foveal compress`), ONNX Runtime gives the probabilities on a
+    CPU; explanations are always torch's.
+
     Args:
         folder: saved `Classifier`.
         device: torch device.
@@ -20,9 +24,11 @@ class Grader:
 
     Raises:
         OSError, ValueError: the folder cannot be loaded as a classifier of one grade an RGB photograph.
+        ImportError: it has a `model.onnx`, and ONNX Runtime is not installed.
     """
 
     def __init__(self, folder: Path, device: str, methods: Sequence[str] = ()) -> None:
+        from foveal.compression.onnx_models import ONNX, OnnxClassifier
         from foveal.models import Classifier
 
         self.model = Classifier.from_pretrained(folder).to(device).eval()
@@ -36,6 +42,9 @@ class Grader:
                 "train with in_channels=3"
             )
         self.device = device
+        self.predict = self.model.predict_proba
+        if device == "cpu" and (folder / ONNX).is_file():
+            self.predict = OnnxClassifier(folder).predict_proba
         self.methods = tuple(methods) or (GRADER_METHOD,)
 
     def __call__(
@@ -57,7 +66,7 @@ class Grader:
         config = self.model.config
         square = field_square(image, field, size=config.size)
         batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device, torch.float32) / 255
-        probabilities = self.model.predict_proba(batch)
+        probabilities = self.predict(batch)
         chosen = int(probabilities.argmax())
         values: dict[str, Value] = {
             "grade": config.classes[chosen],
@@ -75,3 +84,15 @@ class Grader:
             place=lambda levels: place_box(levels, field, square_box(field)),
         )
         return values, reasons, remarks
+
+
+def grader_hash(folder: Path) -> str:
+    """SHA-256 (hex) of the file that gives a grader's probabilities on a CPU.
+
+    Raises:
+        OSError: there is none.
+    """
+    from foveal.compression.onnx_models import ONNX
+    from foveal.models import weights_hash
+
+    return file_sha256(folder / ONNX) if (folder / ONNX).is_file() else weights_hash(folder)

@@ -163,6 +163,7 @@ def _prepare(report: Path, settings: ScreenSettings, grader: Path | None) -> Job
 
     from foveal.models import weights_hash
     from foveal.screening.explaining import check_methods
+    from foveal.screening.grading import grader_hash
 
     device = settings.device
     if device == "auto":
@@ -179,7 +180,7 @@ def _prepare(report: Path, settings: ScreenSettings, grader: Path | None) -> Job
             foveal=foveal.__version__,
             settings=settings.result_hash(),
             weights={name: weights_hash(folder) for name, folder in models.items()},
-            grader_weights=weights_hash(grader) if grader is not None else None,
+            grader_weights=grader_hash(grader) if grader is not None else None,
         ),
         models=models,
         grader=grader,
