@@ -43,6 +43,14 @@ COMPOSITES: dict[str, Callable[[nn.Module], Composite]] = {
     "official": lambda model: Composite(Epsilon(1e-9, signed=False), AlphaBeta(epsilon=1e-9, zero_bias=True)),
     "attn-lrp": lambda model: Composite(attention="product"),
     "cp-lrp": lambda model: Composite(),
+    "chefer": lambda model: Composite(
+        AlphaBeta(zero_bias=True),
+        AlphaBeta(zero_bias=True),
+        in_attention=AlphaBeta(zero_bias=True),
+        attention="identity",
+        normalisation="identity",
+        addition="sizes",
+    ),
     "gamma-vit": lambda model: Composite(Gamma(0.25), Gamma(0.05)),
 }
 """By name: rules of the field's usual composites; "official" is that of the salient relevance code."""

@@ -20,6 +20,8 @@ from foveal.kernels.short_convolution import short_convolution
 @handles(torch.softmax, Tensor.softmax, F.softmax)
 def _softmax(mode: Propagation, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     weights = func(input, *args, **kwargs)
+    if mode.composite.attention == "identity":
+        return by_ratio(input, weights)
     return weights.detach() if mode.composite.attention == "cp" else weights
 
 

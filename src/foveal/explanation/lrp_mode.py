@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from foveal.explanation.lrp_rules import Epsilon, Layer, Rule, stabilised
 
-Attention = Literal["cp", "product"]
+Attention = Literal["cp", "product", "identity"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,13 @@ class Composite:
         in_attention: of the projections inside torch's own multi-head attention.
         attention: "cp" holds attention weights constant, so that all relevance goes to the values and none is
             lost (Ali et al., arXiv 2202.07304); "product" halves it between weights and values and goes on
-            through the softmax, which does not conserve (AttnLRP).
+            through the softmax, which does not conserve (AttnLRP); "identity" halves it and passes it through
+            the softmax as it is (Chefer et al., CVPR 2021).
+        normalisation: "deviation" holds the deviation of layer normalisation constant; "identity" passes
+            relevance through it as it is (Chefer et al.).
+        addition: of two tensors that both depend on the images: "parts", by what each adds; "sizes", of each
+            image by the size of what each adds in all, so that parts of other signs do not grow each other
+            (Chefer et al.). What is constant then gets nothing.
     """
 
     convolution: Rule | None = None
@@ -40,6 +46,8 @@ class Composite:
     first: Rule | None = None
     in_attention: Rule | None = None
     attention: Attention = "cp"
+    normalisation: Literal["deviation", "identity"] = "deviation"
+    addition: Literal["parts", "sizes"] = "parts"
 
 
 class _Shared(torch.autograd.Function):
@@ -204,6 +212,28 @@ class _Ratio(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         x, y = ctx.saved_tensors
         return gradient * (y / stabilised(x, 1e-10)), None
+
+
+def sum_by_sizes(a: Tensor, b: Tensor) -> Tensor:
+    """a + b of one shape; of each image's relevance R = A + B, a gets R |A| / (|A| + |B|), b the rest."""
+    return _SumBySizes.apply(a, b)
+
+
+class _SumBySizes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(a, b)
+        return a + b
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        over = tuple(range(1, a.ndim))
+        # Sums that nearly cancel want 64 bits.
+        of_a, of_b = ((x * gradient).sum(over, keepdim=True, dtype=torch.float64) for x in (a, b))
+        total = (of_a + of_b) / stabilised(of_a.abs() + of_b.abs(), 1e-30)
+        of_a, of_b = ((x.sign() * total).to(gradient.dtype) for x in (of_a, of_b))
+        return gradient * of_a, gradient * of_b
 
 
 def half(x: Tensor) -> Tensor:

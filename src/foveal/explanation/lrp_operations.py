@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveal.explanation.lrp_mode import Propagation, by_ratio, half, handles
+from foveal.explanation.lrp_mode import Propagation, by_ratio, half, handles, sum_by_sizes
 
 
 @handles(F.linear)
@@ -79,6 +79,8 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
+    if mode.composite.normalisation == "identity":
+        return by_ratio(input, func(input.detach(), normalized_shape, weight, bias, eps))
     return _LayerNorm.apply(input, tuple(normalized_shape), weight, bias, eps)
 
 
@@ -110,6 +112,8 @@ def _rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
+    if mode.composite.normalisation == "identity":
+        return by_ratio(input, func(input.detach(), normalized_shape, weight, eps))
     over = tuple(range(-len(normalized_shape), 0))
     eps = torch.finfo(input.dtype).eps if eps is None else eps
     y = input * torch.rsqrt(input.square().mean(over, keepdim=True) + eps).detach()
@@ -213,11 +217,27 @@ def _einsum(mode: Propagation, func: Any, equation: Any, *operands: Any) -> Tens
     return func(equation, *(half(x) if moving == 2 and x.requires_grad else x for x in given))
 
 
-@handles(Tensor.add_, Tensor.__iadd__, Tensor.sub_, Tensor.__isub__)
-def _in_place(mode: Propagation, func: Any, input: Tensor, other: Any, **kwargs: Any) -> Tensor:
+@handles(
+    torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__, Tensor.sub_,
+    Tensor.__isub__,
+)  # fmt: skip
+def _sum(mode: Propagation, func: Any, input: Any, other: Any, **kwargs: Any) -> Tensor:
     """Not in place: the backward pass needs what was there."""
-    plain = torch.add if func in (Tensor.add_, Tensor.__iadd__) else torch.sub
+    plain = torch.sub if func in (Tensor.sub_, Tensor.__isub__) else torch.add
+    if mode.composite.addition == "sizes" and plain is torch.add and not kwargs:
+        if all(isinstance(x, Tensor) and x.requires_grad for x in (input, other)):
+            if input.shape == other.shape and input.ndim > 1:
+                return sum_by_sizes(input, other)
+        else:
+            moving, fixed = (input, other) if _moves(input) else (other, input)
+            y = torch.add(moving.detach(), fixed)
+            if y.shape == moving.shape and bool(torch.isfinite(y).all()):
+                return by_ratio(moving, y)
     return plain(input, other, **kwargs)
+
+
+def _moves(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
 
 
 @handles(torch.div, Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__, torch.true_divide)
