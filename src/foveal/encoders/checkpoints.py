@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -115,7 +117,7 @@ def rename_keys(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str | No
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:
-    """The contents of a .safetensors file, or of a torch file that holds tensors and plain values only.
+    """The contents of a .safetensors or .npz file, or of a torch file of tensors and plain values only.
 
     Of a folder that foveal saved, an encoder or a model with one, they are the encoder's weights. Torch
     files are read with `weights_only=True`: no code in them is ever run.
@@ -129,15 +131,21 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         return _saved_encoder(file)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; allowed: a .safetensors or torch file, or a folder of a saved model"
+            f"{file} does not exist; allowed: a .safetensors, .npz or torch file, or a folder of a saved "
+            "model"
         )
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         # The settings that training scripts leave beside the weights: a plain bag of values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             contents = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (
+        SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError, TypeError
+    ) as error:  # fmt: skip
         raise ValueError(
             f"{file} cannot be read as tensors and plain values: {error}. "
             "If you trust its origin, write its tensors to a .safetensors file first"
@@ -193,8 +201,8 @@ def load_official(
 
     Args:
         encoder: made with the settings of the checkpoint, but for image size, patch size and channels.
-        checkpoint: a file (.safetensors, or a torch file, read for tensors only), its contents, or the folder
-            of a model that foveal saved.
+        checkpoint: a file (.safetensors, .npz, or a torch file, read for tensors only), its contents, or the
+            folder of a model that foveal saved.
         layout: of the checkpoint; recognised by its keys where None.
         skip: regular expressions of official or encoder keys that need not fit, e.g. r"^decoder_".
 

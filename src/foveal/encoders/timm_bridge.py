@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from foveal.blocks.soft_cap import cap_attention
 from foveal.encoders.base import Encoder
 from foveal.encoders.features import Features
+from foveal.encoders.jax_vit import from_jax_vit, is_jax_vit
 from foveal.encoders.preprocessing import EncoderPreprocess
 from foveal.settings import unknown_name
 
@@ -126,6 +127,8 @@ class TimmEncoder(Encoder):
         if self._features_only:
             bare = _bare(self.timm_name, self.in_channels, self._size, complain=True)[0]
             whole = cast(nn.Module, bare)
+        if is_jax_vit(state):
+            state = from_jax_vit(state)
         remap = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
         if remap is not None:
             state = remap(state, whole)
