@@ -26,6 +26,8 @@ from foveal.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from foveal.models.classifier import Classifier, ClassifierConfig
+    from foveal.objectives.base import Objective
+    from foveal.objectives.classification import ClassificationObjective
 
 
 class EncoderSettings(ClassificationSettings):
@@ -69,6 +71,10 @@ class EncoderRecipe(Recipe[E], abstract=True):
             std=settings.std or (0.25,) * settings.in_channels,
         )
 
+    def objective(self, settings: E, plain: ClassificationObjective) -> Objective:
+        """What training minimises: the classification loss, or a recipe's own around it."""
+        return plain
+
     def build(self, settings: E) -> Classifier:
         """The untrained classifier: images (B, in_channels, image_size, image_size) in [0, 1] to logits."""
         from foveal.models.classifier import Classifier
@@ -97,7 +103,9 @@ class EncoderRecipe(Recipe[E], abstract=True):
             )
         images = read_labelled_images(data)
         config = self.classifier_config(settings, classes=images.classes)
-        trained = train_classifier(config, images, settings, out)
+        trained = train_classifier(
+            config, images, settings, out, objective=lambda plain: self.objective(settings, plain)
+        )
         console = Console(soft_wrap=True, highlight=False)
         for split, scores in trained.scores.items():
             told = ", ".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from foveal.metrics.discrimination import (
     discrimination_intervals,
 )
 from foveal.models.classifier import Classifier, ClassifierConfig
+from foveal.objectives.base import Objective
 from foveal.objectives.classification import ClassificationObjective
 from foveal.objectives.classification_settings import ClassificationSettings
 from foveal.training.labelled_samples import ImageAugmentation, LabelledSamples, mixed_batches
@@ -56,6 +58,7 @@ def train_classifier(
     settings: ClassificationSettings,
     folder: Path | None,
     *,
+    objective: Callable[[ClassificationObjective], Objective] = lambda plain: plain,
     progress: bool = True,
 ) -> TrainedClassifier:
     """Train a classifier; ten times on the way, or as `training` says, it is validated and saved.
@@ -69,6 +72,7 @@ def train_classifier(
         data: labelled images; a validation split is dealt from the training images where there is none.
         settings: loss, mixing, augmentation and the loop's settings.
         folder: of the run; None writes nothing.
+        objective: puts more around the classification objective, such as a penalty.
         progress: show it.
 
     Raises:
@@ -111,14 +115,14 @@ def train_classifier(
     model = Classifier(config)
     if settings.start_from is not None:
         model.load_official(settings.start_from)
-    objective = ClassificationObjective(model, label_smoothing=settings.label_smoothing, several=data.several)
+    plain = ClassificationObjective(model, label_smoothing=settings.label_smoothing, several=data.several)
 
     def evaluate(module: nn.Module) -> dict[str, float]:
         probabilities = class_probabilities(model, samples["val"])
         return discrimination(probabilities, loaded["val"].split.labels)._asdict()
 
     fit(
-        objective,
+        objective(plain),
         samples["train"],
         training,
         folder=folder,
