@@ -59,7 +59,7 @@ def test_a_saved_model_holds_the_tiles_alone_and_is_itself_again(tmp_path):
     stored = load_file(tmp_path / "model.safetensors")
     name = next(name for name in stored if name.endswith("0.mlp.fc1.tiles"))
     assert name.replace("tiles", "weight") not in stored
-    assert stored[name].numel() < 0.7 * 128 * 32
+    assert stored[name].numel() < 0.8 * 128 * 32
     assert sum(tensor.numel() for tensor in stored.values()) < sum(p.numel() for p in encoder().parameters())
 
 
