@@ -11,7 +11,7 @@ from PIL import Image
 
 from foveal.blocks.reduced_tokens import keeping, reduced_blocks
 from foveal.compression.costs import macs_of
-from foveal.compression.evit import kept_overlay, kept_share
+from foveal.compression.evit import kept_overlay
 from foveal.compression.methods import Material, compress_model, parse_target
 from foveal.compression.onnx_models import OnnxClassifier, export_onnx
 from foveal.compression.run import CompressSettings, compress
@@ -119,9 +119,6 @@ def test_the_command_writes_a_smaller_model_that_loads_with_its_tokens_reduced(n
 
 def test_the_overlay_shows_the_patches_that_go_on(classifier, material) -> None:
     smaller, _ = evit(classifier, material, "99%", keep_rate=0.5, at=[0, 1])
-    share = kept_share(smaller, material.images)
-    assert share.shape == (8, 4, 4)
-    assert set(share.unique().tolist()) == {0.0, 0.5, 1.0}
     picture = np.asarray(Image.open(io.BytesIO(kept_overlay(smaller, material.images[0]))).convert("RGB"))
     assert picture.std() > 10
     with pytest.raises(ValueError, match="keeps all its tokens"):

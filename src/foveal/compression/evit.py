@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch
-from einops import rearrange
 from torch import Tensor
 
 from foveal.blocks.changes import change_model
@@ -22,6 +20,7 @@ from foveal.blocks.reduced_tokens import (
 from foveal.blocks.token_selection import Unpool
 from foveal.compression.costs import macs_of
 from foveal.compression.methods import Material, Outcome, Target, register_compressor
+from foveal.explanation.methods import explain
 from foveal.explanation.pictures import Drawn, grey_photograph, overlay_png
 from foveal.models.classifier import Classifier
 from foveal.settings import unknown_name
@@ -92,6 +91,8 @@ def evit(
 def kept_overlay(model: Classifier, image: Tensor) -> bytes:
     """PNG of one image with the patches that a model with reduced tokens keeps, the longer the brighter.
 
+    `foveal explain MODEL IMAGES --method kept-patches` writes the same for many.
+
     Args:
         model: in evaluation mode.
         image: (C, H, W) in [0, 1], of the size that the model takes.
@@ -99,28 +100,9 @@ def kept_overlay(model: Classifier, image: Tensor) -> bytes:
     Raises:
         ValueError: the model keeps all its tokens.
     """
-    values = kept_share(model, image[None])[0]
-    high, wide = (side // cells for side, cells in zip(image.shape[1:], values.shape, strict=True))
-    drawn = Drawn(
-        values.repeat_interleave(high, 0).repeat_interleave(wide, 1).numpy(),
-        "share of selections that kept the patch",
-        signed=False,
-    )
+    share = explain(model, image[None], method="kept-patches")[0]
+    drawn = Drawn(share.numpy(), "share of selections that kept the patch", signed=False)
     return overlay_png(drawn, grey_photograph(image.numpy()))
-
-
-def kept_share(model: Classifier, images: Tensor) -> Tensor:
-    """(B, h, w) share of the selections that a patch passes as itself: 1 where it goes on to the end.
-
-    Raises:
-        ValueError: the model keeps all its tokens, or its tokens are not one for each patch of an image.
-    """
-    with torch.no_grad():
-        grid = model.encoder(images).grid
-    _, masks = kept_patches(model, images)
-    if masks.shape[2] != grid[0] * grid[1]:
-        raise ValueError(f"{masks.shape[2]} tokens on a grid of {grid[0]} x {grid[1]}; one a patch is needed")
-    return rearrange(masks.float().mean(dim=0), "b (h w) -> b h w", h=grid[0])
 
 
 def _checked_schedule(schedule: Mapping[str, int] | None) -> dict[str, int] | None:

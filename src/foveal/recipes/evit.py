@@ -1,6 +1,7 @@
 """EViT: a vision transformer that drops the patches it does not attend to, and fuses them into one token.
 
 foveal compress MODEL --method evit --target 1.5x --data DATA --tune 1000 --out SMALLER
+foveal explain SMALLER IMAGES --method kept-patches --out pictures
 foveal train evit --data FOLDER_OR_NPZ --out runs/evit
 foveal verify evit
 """
@@ -102,6 +103,7 @@ class EvitRecipe(EncoderRecipe[EvitSettings]):
             "blocks.token_selection",
             "compression.evit",
             "compression.costs",
+            "explanation.kept_patches",
             "timm: VisionTransformer",
             "transformers: ViT, DeiT, DINOv2, CLIP, SigLIP",
             "torch: FlopCounterMode",
