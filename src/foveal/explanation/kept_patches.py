@@ -1,4 +1,4 @@
-"""Patches that a transformer with reduced tokens kept: an explanation that costs nothing (arXiv 2202.07800)."""
+"""Patches that a model with reduced tokens kept: an explanation that costs nothing (arXiv 2202.07800)."""
 
 from __future__ import annotations
 
