@@ -42,13 +42,13 @@ class LayerRelevance:
     positive: dict[str, Tensor]
 
     def contributions(
-        self, measure: Measure = "size", *, images: Tensor | slice = slice(None)
+        self, measure: Measure = "share", *, images: Tensor | slice = slice(None)
     ) -> dict[str, float]:
         """Omega: means over the images, divided by their sum over the layers.
 
         Args:
-            measure: "size", "positive", or "share", the size of the signed sum: what of the class goes
-                through the layer, where parts that cancel each other do not count.
+            measure: "share", the size of the signed sum: what of the class goes through the layer's branch,
+                where parts that cancel each other do not count; "size", the sum of sizes; or "positive".
             images: indices of those that count.
         """
         found = {name: each.abs() for name, each in self.signed.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ def candidates_of(bits: float) -> list[int]:
 
 
 def unit_contributions(
-    units: Sequence[Unit], relevance: LayerRelevance, measure: Measure = "size"
+    units: Sequence[Unit], relevance: LayerRelevance, measure: Measure = "share"
 ) -> dict[str, float]:
     """Omega of each unit, summing to 1: that of its layers together."""
     of = relevance.contributions(measure)
@@ -182,6 +183,83 @@ def sensitivities(
     return found
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """What was done to a model.
+
+    Attributes:
+        units: that got bits.
+        bits: of weights and inputs, by unit.
+        rows: one for each unit, JSON values.
+    """
+
+    units: list[Unit]
+    bits: dict[str, Bits]
+    rows: list[dict[str, Any]]
+
+
+def quantize_mixed(
+    model: nn.Module,
+    images: Tensor,
+    mean: float,
+    *,
+    mixed: bool = True,
+    utility: Utility = "concave",
+    budget: Budget = "bits",
+    separate: bool = False,
+    quantizer: Kind = "clipped",
+    calibration: int = 32,
+    measure: Measure = "share",
+    rules: str = "chefer",
+    products: bool = True,
+    clip: Sequence[float] = CLIP_SHARES,
+    attention_weights: AttentionWeights = "log-sqrt2",
+) -> Quantized:
+    """Allot bits by relevance and put a model on its grids, in place.
+
+    Args:
+        model: a trained transformer from images to logits, in evaluation mode.
+        images: (N, C, H, W), all for relevance, the first `calibration` for ranges.
+        mean: bits.
+        mixed: by relevance; else the same for all.
+        utility, budget, separate: see `allocate_bits`.
+        quantizer, clip, attention_weights: see `quantize`.
+        calibration: images that tell ranges.
+        measure: see `LayerRelevance.contributions`.
+        rules: see `layer_relevance`.
+        products: those of attention get few bits, too.
+
+    Raises:
+        ValueError: a mean that is out of reach, or a model that does not suit; tells the module.
+        NotImplementedError: no relevance rule for an operation; tells it and its module.
+    """
+    widths = candidates_of(mean)
+    if not mixed and mean != int(mean):
+        raise ValueError(f"uniform bits are whole numbers, not {mean:g}; take mixed=True")
+    few = images[:calibration]
+    units = units_of(model, few, products=products)
+    omega: dict[str, float] = {}
+    if mixed:
+        layers = [name for unit in units for name in unit.layers]
+        relevance = layer_relevance(model, images, rules=rules, layers=layers, products=products)
+        omega = unit_contributions(units, relevance, measure)
+        bits = allocate_bits(
+            units,
+            omega,
+            mean,
+            utility=utility,
+            budget=budget,
+            separate=separate,
+            sensitivity=sensitivities(model, few, units, widths) if utility == "joint" else None,
+        )
+    else:
+        bits = uniform_bits(units, int(mean))
+    rows = quantize(model, few, units, bits, kind=quantizer, clip=clip, attention_weights=attention_weights)
+    for row in rows:
+        row["contribution"] = omega.get(row["name"])
+    return Quantized(units, bits, rows)
+
+
 @register_compressor("lrp-qvit", "bits")
 def lrp_qvit(
     model: Classifier,
@@ -194,8 +272,7 @@ def lrp_qvit(
     separate: bool = False,
     quantizer: Kind = "clipped",
     calibration: int = 32,
-    scoring: int = 256,
-    measure: Measure = "size",
+    measure: Measure = "share",
     rules: str = "chefer",
     products: bool = True,
     clip: Sequence[float] = CLIP_SHARES,
@@ -203,51 +280,31 @@ def lrp_qvit(
 ) -> Outcome:
     """Weights and inputs of 2 to 8 bits, more for layers through which more of the relevance goes.
 
-    Options: `mixed=False` gives all layers the same bits; the others are those of `allocate_bits`,
-    `quantize`, `layer_relevance` and `units_of`. `calibration` images tell ranges, `scoring` images
-    contributions. The paper's utility is "linear", which makes layers as wide or as narrow as they may be and
-    is the worse one in our evidence.
+    Options: see `quantize_mixed`. The paper's utility is "linear", of the measure "size": it makes layers as
+    wide or as narrow as they may be, and is the worse one in our evidence.
     """
-    candidates_of(target.value)
-    if not mixed and target.value != int(target.value):
-        raise ValueError(f"uniform bits are whole numbers, not {target.text}; take mixed=True")
-    images = material.images[:calibration]
-    units = units_of(model, images, products=products)
-    omega: dict[str, float] = {}
-    if mixed:
-        relevance = layer_relevance(
-            model,
-            material.images[:scoring],
-            rules=rules,
-            layers=[name for unit in units for name in unit.layers],
-            products=products,
-        )
-        omega = unit_contributions(units, relevance, measure)
-        tried = None
-        if utility == "joint":
-            tried = sensitivities(model, images, units, candidates_of(target.value))
-        bits = allocate_bits(
-            units,
-            omega,
-            target.value,
-            utility=utility,
-            budget=budget,
-            separate=separate,
-            sensitivity=tried,
-        )
-    else:
-        bits = uniform_bits(units, int(target.value))
-    operations = bit_operations(units, bits) / (32 * 32 * max(sum(unit.macs for unit in units), 1))
-    weights, inputs = mean_bits(units, bits)
-    rows: list[dict[str, Any]] = quantize(
-        model, images, units, bits, kind=quantizer, clip=clip, attention_weights=attention_weights
+    done = quantize_mixed(
+        model,
+        material.images,
+        target.value,
+        mixed=mixed,
+        utility=utility,
+        budget=budget,
+        separate=separate,
+        quantizer=quantizer,
+        calibration=calibration,
+        measure=measure,
+        rules=rules,
+        products=products,
+        clip=clip,
+        attention_weights=attention_weights,
     )
-    for row in rows:
-        row["contribution"] = omega.get(row["name"])
+    operations = bit_operations(done.units, done.bits) / (32 * 32 * sum(unit.macs for unit in done.units))
+    weights, inputs = mean_bits(done.units, done.bits)
     return Outcome(
         f"Weights of {weights:.2f} and inputs of {inputs:.2f} bits in the mean, the first and the last layer "
         f"of 8, {'allotted by relevance' if mixed else 'the same for all'}; {operations:.1%} of the bit "
         "operations of 32 bits. The numbers on their grids are computed in floats: the file is small, the "
         "model not faster.",
-        layers=rows,
+        layers=done.rows,
     )
