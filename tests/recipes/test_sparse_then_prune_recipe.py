@@ -16,7 +16,7 @@ from foveal.objectives.classification import ClassificationObjective
 from foveal.recipes.sparse_then_prune import SparseThenPruneSettings, recipe
 
 TINY = (
-    "image_size=32", "in_channels=1", "mean=[0.5]", "std=[0.25]", "training.steps=4", "training.batch_size=8",
+    "image_size=32", "in_channels=1", "training.steps=4", "training.batch_size=8",
     "training.warmup_steps=1", "training.tensorboard=false", "training.log_every=1",
     "encoder_settings.patch_size=8", "encoder_settings.embed_dim=16", "encoder_settings.depth=2",
     "encoder_settings.num_heads=2",
@@ -42,7 +42,11 @@ def test_the_defaults_are_the_papers() -> None:
     settings = SparseThenPruneSettings()
     assert (settings.penalty, settings.penalty_layers, settings.penalty_target) == (0.01, "last", "probs")
     assert settings.penalty_sign == 1
-    assert recipe.encoder_config(settings) == ("timm/vit_base_patch16_384", {"image_size": 384})
+    dropout = {"pos_drop_rate": 0.1, "proj_drop_rate": 0.1}
+    wanted = {"image_size": 384, **dropout}
+    assert recipe.encoder_config(settings) == ("timm/vit_base_patch16_384", wanted)
+    assert (settings.mean, SparseThenPruneSettings(in_channels=1).std) == ((0.5, 0.5, 0.5), (0.5,))
+    assert SparseThenPruneSettings(mean=None).mean is None
     training = settings.training
     assert (training["optimizer"], training["momentum"], training["learning_rate"]) == ("sgd", 0.9, 1e-3)
     assert (training["weight_decay"], training["batch_size"], training["warmup_steps"]) == (1e-4, 16, 500)

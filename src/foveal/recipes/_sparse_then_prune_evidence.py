@@ -19,7 +19,6 @@ from torch.nn.utils import prune as torch_prune
 from foveal.compression.costs import macs_of
 from foveal.compression.magnitude_pruning import (
     Criterion,
-    attention_entropies,
     magnitude_masks,
     prunable_weights,
     prune,
@@ -316,13 +315,6 @@ def speed() -> Iterator[Finding]:
     share = macs_of(narrow, images) / macs_of(model, images)
     yield Finding.at_most("operations left with heads and units taken out to 50 %", share, 0.5)
     yield Finding.at_most("its time over the whole model's", times["narrow"] / times["whole"], 0.75)
-    before, after = (fmean(attention_entropies(m, images).values()) for m in (model, narrow))
-    yield Finding.fact(
-        "entropy of attention is told for both",
-        True,
-        expected="told",
-        measured=f"{before:.3f}, {after:.3f} nats",
-    )
 
 
 def _entropy(rows: Sequence[SweepRow], name: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
 from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
@@ -34,10 +34,6 @@ def _paper_training() -> dict[str, Any]:
     }
 
 
-def _paper_dropout() -> dict[str, Any]:
-    return {"pos_drop_rate": 0.1, "proj_drop_rate": 0.1}
-
-
 class SparseThenPruneSettings(EncoderSettings):
     """Encoder, penalty and training; the defaults are the paper's on CIFAR.
 
@@ -50,8 +46,11 @@ class SparseThenPruneSettings(EncoderSettings):
         "timm/vit_base_patch16_384", description="any whose attention can be read: timm, transformers"
     )
     image_size: int = Field(384, ge=16, description="pixels along each side of the square input")
-    encoder_settings: dict[str, Any] = Field(
-        default_factory=_paper_dropout, description="of the encoder, e.g. patch_size"
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="of positions, projections and MLPs of timm's ViT and DeiT; never of attention",
     )
     penalty: float = Field(0.01, ge=0, description="weight of the penalty (lambda); 0 is plain tuning")
     penalty_layers: Literal["last", "mean", "sum"] = Field(
@@ -63,9 +62,23 @@ class SparseThenPruneSettings(EncoderSettings):
     penalty_sign: Literal[1, -1] = Field(
         1, description="1 as published, which evens attention out; -1 sharpens it"
     )
-    mean: tuple[float, ...] | None = Field((0.5, 0.5, 0.5), description="of each channel; None measures it")
-    std: tuple[float, ...] | None = Field((0.5, 0.5, 0.5), description="of each channel; None measures it")
+    mean: tuple[float, ...] | None = Field(
+        None, description="of each channel, 0.5 where it is left out; None measures it"
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="of each channel, 0.5 where it is left out; None measures it"
+    )
     training: dict[str, Any] = Field(default_factory=_paper_training, description="of TrainingSettings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _half(cls, given: Any) -> Any:
+        """The paper's mean and deviation, for as many channels as there are."""
+        if not isinstance(given, dict):
+            return given
+        channels = given.get("in_channels", 3)
+        half = (0.5,) * channels if isinstance(channels, int) else None
+        return {"mean": half, "std": half, **given}
 
 
 class SparseThenPrune(EncoderRecipe[SparseThenPruneSettings]):
@@ -113,8 +126,12 @@ class SparseThenPrune(EncoderRecipe[SparseThenPruneSettings]):
 
     def encoder_config(self, settings: SparseThenPruneSettings) -> tuple[str, dict[str, Any]]:
         """Name and settings of the encoder."""
-        sized = settings.encoder.startswith("timm/")
-        return settings.encoder, {"image_size": settings.image_size} if sized else {}
+        made: dict[str, Any] = {}
+        if settings.encoder.startswith("timm/"):
+            made["image_size"] = settings.image_size
+        if settings.encoder.startswith(("timm/vit_", "timm/deit")):
+            made |= {"pos_drop_rate": settings.dropout, "proj_drop_rate": settings.dropout}
+        return settings.encoder, made
 
     def objective(self, settings: SparseThenPruneSettings, plain: ClassificationObjective) -> Objective:
         """The classification loss and the penalty, which the log tells as `attention`."""
