@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from foveal.blocks.attention_taps import attention_of
 from foveal.blocks.changes import change_model
 from foveal.blocks.reduced_block import ReducedBlock
 from foveal.blocks.reduced_tokens import (
@@ -459,6 +460,14 @@ def test_capped_attention_keeps_its_cap() -> None:
     assert kept_patches(model, IMAGES)[1].sum(-1).tolist() == [[13, 13]]
     with keeping(model, 1.0):
         torch.testing.assert_close(model(IMAGES).pooled, whole(IMAGES).pooled, atol=1e-5, rtol=0)
+
+
+def test_attention_of_every_block_is_met_under_its_name() -> None:
+    for kind in ("class token", "attention pooling"):
+        layers = attention_of(reduced(kind), IMAGES)
+        assert [layer.name for layer in layers[:4]] == [f"blocks.{index}.attn" for index in range(4)]
+        prefix = TIMM[kind][2]
+        assert [layer.weights.shape[-1] - prefix for layer in layers[:4]] == [25, 25, 14, 8]
 
 
 def test_a_model_without_reduced_tokens_says_so() -> None:

@@ -6,14 +6,16 @@ After EViT (arXiv 2202.07800); see `reduced_tokens` for the change of a whole mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isinf
 from typing import Any, Literal
 
+import torch
 from einops import rearrange
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveal.blocks.soft_cap import SoftCappedAttention
+from foveal.blocks.soft_cap import SoftCappedAttention, soft_capped
 from foveal.blocks.token_selection import TokenSelection, TokenTrack
 
 Score = Literal["class", "received"]
@@ -59,13 +61,76 @@ _PREFIX = {
 }  # fmt: skip
 
 
+class ScoredAttention(nn.Module):
+    """Attention that also tells how much attention each token gets, its layers those of another module.
+
+    The output is of torch's fused attention; the class token's row is computed beside it, O(N). Both mean the
+    attention before dropout, by which the paper's code shakes its ranking where it is on.
+
+    Args:
+        attention: timm's `Attention`, the soft-capped one, or plain attention of transformers, whose layers
+            are taken over, not copied.
+        score: "class", the row of the first token, or "received", the mean of all rows, for which the whole
+            of the attention is computed.
+    """
+
+    def __init__(self, attention: Any, *, score: Score) -> None:
+        super().__init__()
+        for name, layer in attention.named_children():
+            self.add_module(name, layer)
+        self.joint = isinstance(attention, Attention | SoftCappedAttention)
+        self.score, self.cap = score, getattr(attention, "cap", inf)
+        self.head_dim = attention.head_dim
+        self.scale = attention.scale if hasattr(attention, "scale") else attention.scaling
+        name = "attention_dropout" if hasattr(attention, "attention_dropout") else "dropout"
+        self.dropout = float(getattr(attention, name, 0.0))  # timm has a layer of it instead
+        self.train(attention.training)
+
+    def forward(self, x: Tensor, scored: bool) -> tuple[Tensor, Tensor | None]:
+        """Mixed tokens (B, N, D) and, where `scored`, the score (B, N) of each token: a mean over heads."""
+        q, k, v = self._projected(x)
+        dropout: float = self.get_submodule("attn_drop").p if self.joint else self.dropout  # type: ignore[assignment]
+        dropout = dropout if self.training else 0.0
+        if not isinf(self.cap) or (scored and self.score == "received"):
+            weights = soft_capped((q * self.scale) @ k.transpose(-2, -1), self.cap).softmax(dim=-1)
+            scores = weights[:, :, 0].mean(dim=1) if self.score == "class" else weights.mean(dim=(1, 2))
+            return self._left(F.dropout(weights, dropout) @ v, x), scores if scored else None
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        if not scored:
+            return self._left(mixed, x), None
+        row = torch.einsum("bhd,bhnd->bhn", q[:, :, 0] * self.scale, k).softmax(dim=-1)
+        return self._left(mixed, x), row.mean(dim=1)
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, N, d)."""
+        if self.joint:
+            told = self.get_submodule("qkv")(x)
+            q, k, v = rearrange(told, "b n (three h d) -> three b h n d", three=3, d=self.head_dim)
+            return self.get_submodule("q_norm")(q), self.get_submodule("k_norm")(k), v
+        q, k, v = (
+            rearrange(self.get_submodule(name)(x), "b n (h d) -> b h n d", d=self.head_dim)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        return q, k, v
+
+    def _left(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """Mixed values (B, H, N, d) through what comes after them: (B, N, D)."""
+        mixed = rearrange(mixed, "b h n d -> b n (h d)")
+        if not self.joint:
+            out: Tensor = self.get_submodule("o_proj" if "o_proj" in self._modules else "out_proj")(mixed)
+            return out
+        mixed = self.get_submodule("norm")(mixed)
+        if self._modules.get("gate") is not None:
+            mixed = mixed * self.get_submodule("gate")(x).sigmoid()
+        result: Tensor = self.get_submodule("proj_drop")(self.get_submodule("proj")(mixed))
+        return result
+
+
 class ReducedBlock(nn.Module):
     """A pre-norm transformer block that drops tokens between its attention and its MLP.
 
     Its layers are those of the block that it stands for, under the same names, so weights of either load into
-    the other. Attention is torch's fused one; the class token's row, which ranks the tokens, is computed
-    beside it. Without a class token the ranking is the mean attention that a token receives, for which all
-    of the block's attention is computed.
+    the other.
 
     Args:
         block: whose layers are taken over, not copied.
@@ -73,7 +138,7 @@ class ReducedBlock(nn.Module):
         selection: what drops tokens.
         track: shared by the blocks of a model.
         first: it is the first such block of the model.
-        score: "class" or "received".
+        score: of `ScoredAttention`.
 
     Raises:
         ValueError: the block is of another kind.
@@ -96,8 +161,9 @@ class ReducedBlock(nn.Module):
                 f"tokens cannot be reduced in a {type(block).__name__}; allowed: those of {SUITED}"
             )
         for name, layer in block.named_children():
-            self.add_module(name, layer)
-        self.layout, self.index, self.track, self.first, self.score = layout, index, track, first, score
+            scored = name == layout.attention
+            self.add_module(name, ScoredAttention(layer, score=score) if scored else layer)
+        self.layout, self.index, self.track, self.first = layout, index, track, first
         self.selection = selection
         self.train(block.training)
 
@@ -115,8 +181,7 @@ class ReducedBlock(nn.Module):
             self.track.begin()
         layout, others = self.layout, x.shape[1] - self.selection.prefix
         shrinks = self.selection.count(others) < others
-        score = self.score if shrinks else None
-        mixed, scores = _attend(self._child(layout.attention), self._child(layout.norm1)(x), score)
+        mixed, scores = self._child(layout.attention)(self._child(layout.norm1)(x), shrinks)
         x = x + self._through(layout.after1, mixed)
         if scores is not None:
             before = x
@@ -132,62 +197,6 @@ class ReducedBlock(nn.Module):
         for name in names:
             x = self._child(name)(x)
         return x
-
-
-def _attend(attention: Any, x: Tensor, score: Score | None) -> tuple[Tensor, Tensor | None]:
-    """Mixed tokens (B, N, D) and, where wanted, the score (B, N) of each token: a mean over heads."""
-    if isinstance(attention, SoftCappedAttention):
-        logits, v = attention.logits(x)
-        weights = logits.softmax(dim=-1)
-        mixed = attention.attn_drop(weights) @ v
-        scores = None if score is None else _scores(weights, score)
-        return _leave(attention, mixed, x), scores
-    q, k, v, scale, dropout = _queries_keys_values(attention, x)
-    dropout = dropout if attention.training else 0.0
-    if score == "received":
-        weights = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        return _leave(attention, F.dropout(weights, dropout) @ v, x), _scores(weights, score)
-    mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-    if score is None:
-        return _leave(attention, mixed, x), None
-    # Without dropout, by which the paper's code ranks tokens too where it is on: noise in the ranking.
-    row = ((q[:, :, :1] * scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-    return _leave(attention, mixed, x), _scores(row, score)
-
-
-def _scores(weights: Tensor, score: Score) -> Tensor:
-    """(B, N) from attention (B, H, M, N): the row of the class token, or the mean of all rows."""
-    return weights[:, :, 0].mean(dim=1) if score == "class" else weights.mean(dim=(1, 2))
-
-
-def _queries_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, float, float]:
-    """(B, H, N, d) each, what logits are multiplied by, and the share of dropout."""
-    if isinstance(attention, Attention):
-        q, k, v = rearrange(
-            attention.qkv(x), "b n (three h d) -> three b h n d", three=3, h=attention.num_heads
-        )
-        return attention.q_norm(q), attention.k_norm(k), v, attention.scale, attention.attn_drop.p
-    q, k, v = (
-        rearrange(layer(x), "b n (h d) -> b h n d", d=attention.head_dim)
-        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    clip = hasattr(attention, "scale")
-    scale, dropout = ("scale", "dropout") if clip else ("scaling", "attention_dropout")
-    return q, k, v, getattr(attention, scale), getattr(attention, dropout)
-
-
-def _leave(attention: Any, mixed: Tensor, x: Tensor) -> Tensor:
-    """Values (B, H, N, d), mixed, through what comes after them in attention: (B, N, D)."""
-    mixed = rearrange(mixed, "b h n d -> b n (h d)")
-    if not isinstance(attention, Attention | SoftCappedAttention):
-        out: Tensor = (attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj)(mixed)
-        return out
-    mixed = attention.norm(mixed)
-    gate: Any = getattr(attention, "gate", None)
-    if gate is not None:
-        mixed = mixed * gate(x).sigmoid()
-    result: Tensor = attention.proj_drop(attention.proj(mixed))
-    return result
 
 
 @dataclass(frozen=True)
