@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune as torch_prune
+from torchvision.models import VisionTransformer
+from transformers import ViTConfig, ViTForImageClassification
 
 from foveal.compression.magnitude_pruning import (
     attention_entropies,
@@ -49,6 +51,21 @@ def test_weights_are_those_of_the_paper(classifier) -> None:
     assert prunable_weights(classifier) == wanted
     without = [name for name in wanted if "norm" not in name]
     assert prunable_weights(classifier, include_norm=False) == without
+
+
+def test_weights_of_torchvision_and_transformers_are_found() -> None:
+    theirs = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3
+    )
+    layer = "encoder.layers.encoder_layer_0"
+    parts = ("ln_1", "self_attention.in_proj", "self_attention.out_proj", "ln_2", "mlp.0", "mlp.3")
+    wanted = {f"{layer}.{part}{'_' if 'in_proj' in part else '.'}weight" for part in parts}
+    assert set(prunable_weights(theirs)) == wanted | {"conv_proj.weight", "heads.head.weight"}
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    names = prunable_weights(ViTForImageClassification(config))
+    assert sum("layernorm" in name for name in names) == 2
+    assert sum("layernorm_" in name for name in names) == 2  # the last norm stays
+    assert len(names) == 2 + 4 + 2 + 2  # patches and head, attention, MLP, norms
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.3, 0.5, 0.77])

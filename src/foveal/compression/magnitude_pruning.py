@@ -25,7 +25,7 @@ from foveal.training.settings import TrainingSettings
 Criterion = Literal["magnitude", "layer magnitude", "gradient", "random"]
 Removed = Literal["weights", "heads and units"]
 # The norms of a block as timm, torchvision and transformers call them; a model's last norm is not among them.
-_NORM = re.compile(r"\.\d+\.(.+\.)?(norm_?\d|ln_?\d|layer_norm\d|layernorm_(before|after))$")
+_NORM = re.compile(r"[._]\d+\.(.+\.)?(norm_?\d|ln_?\d|layer_norm\d|layernorm_(before|after))$")
 _BATCH = 64
 
 
