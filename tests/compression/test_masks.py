@@ -44,7 +44,7 @@ def test_share_hash_and_storage() -> None:
     stored = masks.storage(network())
     assert stored.dense == 4 * 48
     assert stored.bitmask == 4 * 24 + 6
-    assert stored.csr == 8 * 24 + 4 * 9
+    assert stored.csr == 6 * 24 + 4 * 9
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:

@@ -17,7 +17,7 @@ class Storage:
 
     Attributes:
         dense: as they are.
-        csr: values, one 32-bit column each, and one 32-bit pointer a row.
+        csr: values, one column each in 16 bits (32 in rows of more than 65,536), and one 32-bit pointer a row.
         bitmask: values and one bit a weight.
     """
 
@@ -93,7 +93,7 @@ class Masks:
         for parameter, mask in self._pairs(model):
             size, count = parameter.element_size(), int(mask.sum())
             dense += size * mask.numel()
-            csr += (size + 4) * count + 4 * (len(mask) + 1)
+            csr += (size + (2 if mask[0].numel() <= 2**16 else 4)) * count + 4 * (len(mask) + 1)
             bitmask += size * count + -(-mask.numel() // 8)
         return Storage(dense, csr, bitmask)
 
