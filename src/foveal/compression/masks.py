@@ -17,7 +17,7 @@ class Storage:
 
     Attributes:
         dense: as they are.
-        csr: values, one column each in 16 bits (32 in rows of more than 65,536), and one 32-bit pointer a row.
+        csr: values, a column each in 16 bits (32 in rows of more than 65,536), a 32-bit pointer a row.
         bitmask: values and one bit a weight.
     """
 
