@@ -90,7 +90,7 @@ def prune_blocks(
     ranking: Ranking = "taylor",
     search: Search = "exact",
     second_order: bool = True,
-    fisher: Literal["mean", "batches"] = "mean",
+    fisher: Literal["mean", "batches"] = "batches",
     damping: float = 1e-7,
     smoothing: float = 0.1,
     power: float = 0.0,
@@ -111,7 +111,8 @@ def prune_blocks(
             heads of most transformers.
         ranking: of tiles within a layer: "taylor", |weight x gradient|, or "magnitude".
         search: "exact", the least objective; "hull", on convex hulls; "slope", the paper's bisection.
-        second_order: see `distortion_curve`, also for `fisher`, `damping` and `points`.
+        second_order: see `distortion_curve`, also for `damping` and `points`.
+        fisher: "mean" is the original's, in which gradients of different images cancel; see the same.
         smoothing: of the curves; see `smooth_curve`.
         power: of the term for kept tiles; 1 makes its slope that of the distortion, 0 leaves it out.
         half_width: of the slopes' rule; the paper takes 10 for Swin.
@@ -299,7 +300,7 @@ def lpvit(
     ranking: Ranking = "taylor",
     search: Search = "exact",
     second_order: bool = True,
-    fisher: Literal["mean", "batches"] = "mean",
+    fisher: Literal["mean", "batches"] = "batches",
     damping: float = 1e-7,
     smoothing: float = 0.1,
     power: float = 0.0,
