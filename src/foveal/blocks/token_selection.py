@@ -72,11 +72,13 @@ class TokenSelection(nn.Module):
         ValueError: a keep rate out of range.
     """
 
+    tokens: int | None
+
     def __init__(self, *, keep_rate: float, fuse: bool = True, prefix: int = 1) -> None:
         super().__init__()
         check_keep_rate(keep_rate)
         self.keep_rate, self.fuse, self.prefix = keep_rate, fuse, prefix
-        self.current, self.tokens = keep_rate, None  # type: float, int | None
+        self.current, self.tokens = keep_rate, None
 
     def count(self, tokens: int) -> int:
         """How many are kept of so many.

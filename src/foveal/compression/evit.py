@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from foveal.blocks.changes import change_model
@@ -13,8 +14,8 @@ from foveal.blocks.reduced_block import Score, transformer_of
 from foveal.blocks.reduced_tokens import (
     default_places,
     keeping,
-    kept_patches,
     settle_keep_rate,
+    stages_tapped,
     warm_up_keep_rate,
 )
 from foveal.blocks.token_selection import Unpool
@@ -146,10 +147,8 @@ def _rate_within(
 
 
 def _rows(model: Classifier, image: Tensor) -> list[dict[str, Any]]:
-    try:
-        stages, _ = kept_patches(model, image)
-    except ValueError:  # a keep rate of 1 drops none
-        return []
+    with stages_tapped(model) as stages, torch.no_grad():
+        model(image)
     return [
         {
             "block": stage.block,
