@@ -24,6 +24,7 @@ from foveal.compression.block_pruning import (
     tile_mask,
 )
 from foveal.compression.costs import macs_of
+from foveal.compression.onnx_models import export_onnx
 from foveal.compression.run import CompressSettings, compress
 from foveal.kernels.block_sparse import in_tiles, tile_grid
 from foveal.models import Classifier
@@ -170,6 +171,14 @@ def test_the_command_writes_a_smaller_model_that_loads_as_it_was(npz, folder, tm
     assert config["changes"][0]["kind"] == "block-sparse-linear"
     assert "tiles" in repr(Classifier.from_pretrained(tmp_path / "out"))
     assert "% of their operations are left" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_pruned_model_goes_to_onnx_as_it_is(classifier, tmp_path):
+    model = deepcopy(classifier)
+    found = prune_blocks(model, IMAGES, 0.5, block=8)
+    make_fast(model, found)
+    assert export_onnx(model, tmp_path, IMAGES[:3]) < 1e-5
 
 
 def test_uniform_pruning_keeps_the_same_share_of_all(classifier):

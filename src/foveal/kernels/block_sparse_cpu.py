@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,10 @@ def multiply_on_cpu(
     )
     _check(*arrays[2:], inputs=x.shape[-1], width=width)
     sizes = (x.shape[-1], height, width, max(1, TOGETHER // width))
-    on_threads(lambda some: _multiply(some, *arrays, first, y.reshape(-1), *sizes), _groups(len(flat)))
+    on_threads(
+        lambda some: _multiply(some, *arrays, first, y.reshape(-1), *sizes),
+        _groups(len(flat), torch.get_num_threads()),
+    )
     found = torch.from_numpy(y)
     return (found if outputs == found.shape[1] else found[:, :outputs].contiguous()).view(
         *x.shape[:-1], outputs
@@ -56,9 +60,9 @@ def _check(starts: np.ndarray, columns: np.ndarray, *, inputs: int, width: int) 
         raise ValueError(f"starts must rise from 0 to the number of tiles, {len(columns)}")
 
 
-def _groups(count: int) -> np.ndarray:
+@lru_cache(maxsize=64)
+def _groups(count: int, threads: int) -> np.ndarray:
     """(M, 2): first and last of some rows, as many for each thread."""
-    threads = torch.get_num_threads()
     share = -(-count // max(1, threads * -(-count // (threads * GROUP))))
     size = max(ROWS, -(-share // ROWS) * ROWS)
     begins = np.arange(0, count, size)

@@ -224,8 +224,8 @@ def learning(seeds: Sequence[int], *, steps: int = 400, tune: int = 200) -> Iter
     yield Section(
         "Pruning half of the operations",
         "Digits of scikit-learn at 32 px, a transformer of 4 blocks 64 wide on patches of 8 px, tiles of "
-        f"8 x 8, {len(runs)} seeds, {steps} steps of learning, {tune} of tuning. Equal slopes count where the "
-        "search ended within 5 % of the target.\n\n" + table(["", "accuracy", "operations left"], rows),
+        f"8 x 8, {len(runs)} seeds, {steps} steps of learning, {tune} of tuning. Equal slopes count where "
+        "their search ended within 5 % of the target.\n\n" + table(["", "accuracy", "operations left"], rows),
     )
 
 

@@ -83,11 +83,11 @@ class Lpvit(Recipe[LpvitSettings]):
         licence="none seen (nothing of it is used)",
         faithfulness="Ranking, curves, smoothing, power and slopes are the paper's, with the second order in "
         "closed form, power of what survives, and ranking by Taylor in the final masks too. By default the "
-        "Fisher matrix is the mean over batches of each batch's (the original's is of the mean gradient, "
-        "which cancels: fisher='mean') and the search is exact (the paper's bisection: search='slope'). Models "
-        "are in evaluation mode while calibrated. Attention in blocks and gating of tokens are left out. A patch "
-        "embedding is masked and stays one convolution. No power is measured: tiles are counted, times taken "
-        "on a CPU.",
+        "Fisher matrix is the mean over batches of each batch's (the original's, fisher='mean', is of the "
+        "mean gradient, which cancels) and the search is exact (the paper's bisection: search='slope'). "
+        "Models are in evaluation mode while calibrated. Attention in blocks and gating of tokens are left "
+        "out. A patch embedding is masked and stays one convolution. No power is measured: tiles are "
+        "counted, times taken on a CPU.",
         built_from=(
             "compression.block_pruning",
             "compression.distortion",
