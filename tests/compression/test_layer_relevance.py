@@ -104,6 +104,16 @@ def test_contributions_are_shares_and_do_not_know_the_scale_of_logits(measure, r
     assert after == pytest.approx(before, abs=1e-5)
 
 
+def test_layers_that_read_constants_have_none() -> None:
+    model = transformer(
+        "swinv2_tiny_window8_256", img_size=64, patch_size=4, window_size=4, embed_dim=16, depth=None,
+        depths=(2,), num_heads=(2,),
+    )  # fmt: skip
+    found = layer_relevance(model, torch.rand(2, 3, 64, 64)).size
+    assert found["layers.0.blocks.0.attn.cpb_mlp.0"].tolist() == [0, 0]
+    assert min(found["layers.0.blocks.0.mlp.fc1"].tolist()) > 0
+
+
 def test_the_model_and_its_precision_stay() -> None:
     model, images = transformer(), torch.rand(2, 3, 32, 32)
     wanted = model(images)

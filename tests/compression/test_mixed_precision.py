@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from foveal.blocks.changes import change_model
 from foveal.blocks.quantized_attention import QuantizedAttention
 from foveal.blocks.quantized_linear import QuantizedLinear
 from foveal.compression.methods import Material, compress_model, parse_target
@@ -16,8 +17,10 @@ from foveal.compression.mixed_precision import (
     bit_operations,
     candidates_of,
     mean_bits,
+    quantize_mixed,
     sensitivities,
 )
+from foveal.compression.onnx_models import export_onnx
 from foveal.compression.quantizing import Unit, logits_kl, quantize, uniform_bits, units_of
 from foveal.compression.run import CompressSettings, compress
 from foveal.models import Classifier, ClassifierConfig
@@ -141,6 +144,26 @@ def test_a_quantised_classifier_loads_to_the_bit_and_is_small(classifier, images
     )
     assert packed == sum(row["packed_bytes"] for row in free)
     assert packed <= 0.16 * 4 * sum(row["parameters"] for row in free)
+
+
+def test_a_quantised_classifier_goes_to_onnx_and_its_other_weights_can_be_tuned(
+    classifier, images, tmp_path
+) -> None:
+    small = deepcopy(classifier)
+    quantize_mixed(small, images[:32], 5)
+    assert export_onnx(small, tmp_path, images[:4]) < 1e-4
+    small.train()(images[:4]).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
+def test_tokens_may_be_reduced_first_where_products_stay(classifier, images, tmp_path) -> None:
+    small = deepcopy(classifier)
+    change_model(small.encoder, "reduced-tokens", at=[1], keep_rate=0.5)
+    with pytest.raises(ValueError, match="products=False"):
+        quantize_mixed(deepcopy(small), images[:32], 5)
+    quantize_mixed(small, images[:32], 5, products=False)
+    again = Classifier.from_pretrained(small.eval().save_pretrained(tmp_path))
+    assert torch.equal(again(images[:8]), small(images[:8]))
 
 
 def test_sensitivities_fall_with_bits_and_leave_the_model(classifier, images) -> None:

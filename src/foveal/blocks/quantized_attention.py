@@ -212,7 +212,8 @@ class _Finder(TorchFunctionMode):
         ):
             raise ValueError(
                 f"the products of {name} cannot be met: it computes attention by "
-                f"{getattr(func, '__name__', func)}; allowed: attention of timm and transformers"
+                f"{getattr(func, '__name__', func)}; allowed: attention of timm and transformers, "
+                "or products=False, which leaves them as they are"
             )
         y = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:

@@ -56,11 +56,16 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Of `shape`, on its grid; unpacked once."""
-        if self._unpacked is None or self._unpacked.device != self.packed.device:
+        if self._unpacked is not None and self._unpacked.device == self.packed.device:
+            return self._unpacked.to(self.weight_scale.dtype)
+        # What is kept must serve training, too, and be no stand-in of a pass that is only traced.
+        with torch.inference_mode(False), torch.no_grad():
             codes = unpack(self.packed, self.weight_bits, self._count).view(self.shape)
             along = (-1, *[1] * (len(self.shape) - 1))
-            self._unpacked = (codes - self.weight_zero.view(along)) * self.weight_scale.view(along)
-        return self._unpacked.to(self.weight_scale.dtype)
+            weight = (codes - self.weight_zero.view(along)) * self.weight_scale.view(along)
+        if type(weight) is Tensor:
+            self._unpacked = weight
+        return weight
 
     @torch.no_grad()
     def fill(self, weight: Tensor, scale: Tensor, zero_point: Tensor, bias: Tensor | None = None) -> None:

@@ -71,7 +71,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     places = torch.arange(bits, dtype=torch.uint8, device=codes.device)
     stream = ((codes.flatten().to(torch.uint8)[:, None] >> places) & 1).flatten()
     stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    return _joined(stream)
+    worth = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)
+    return (stream * worth).sum(dim=1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
@@ -83,20 +84,15 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     check_bits(bits, "a packed code")
     if len(packed) != packed_size(count, bits):
         raise ValueError(f"{len(packed)} bytes; {count} codes of {bits} bits take {packed_size(count, bits)}")
-    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    stream = ((packed[:, None] >> places) & 1).flatten()[: count * bits]
-    return _joined(stream.view(count, bits))
+    # In floats, which hold bytes exactly: ONNX has no shifts of the kind that torch exports.
+    worth = 2.0 ** torch.arange(8, device=packed.device)
+    stream = torch.remainder(torch.floor(packed.float()[:, None] / worth), 2).flatten()[: count * bits]
+    return (stream.view(count, bits) * worth[:bits]).sum(dim=1).to(torch.uint8)
 
 
 def packed_size(count: int, bits: int) -> int:
     """Bytes of so many codes."""
     return -(-count * bits // 8)
-
-
-def _joined(stream: Tensor) -> Tensor:
-    """(N, b) bits, least first, to (N,) bytes."""
-    places = torch.arange(stream.shape[1], dtype=torch.uint8, device=stream.device)
-    return (stream << places).sum(dim=1, dtype=torch.uint8)
 
 
 def _straight(x: Tensor, y: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -133,12 +133,20 @@ def _relevances(
         chosen = logits.argmax(dim=1) if target is None else target.to(logits.device)
         picked = logits.gather(1, chosen[:, None])[:, 0]
         tensors = {**kept, **met}
+        # Some layers read constants, such as tables of places.
+        moving = [name for name, value in tensors.items() if value.requires_grad]
         gradients = torch.autograd.grad(
-            (picked / picked.detach()).sum(), list(tensors.values()), allow_unused=True
+            (picked / picked.detach()).sum(), [tensors[name] for name in moving], allow_unused=True
         )
+    of = dict(zip(moving, gradients, strict=True))
     found = {}
-    for (name, value), gradient in zip(tensors.items(), gradients, strict=True):
-        shares = torch.zeros_like(value) if gradient is None else value.detach() * gradient
+    for name, value in tensors.items():
+        gradient = of.get(name)
+        if gradient is None:
+            zero = value.new_zeros(len(images))
+            found[name] = zero, zero, zero
+            continue
+        shares = value.detach() * gradient
         # Windows of an image follow each other in the batch.
         shares = shares.reshape(len(images), -1)
         found[name] = shares.abs().sum(dim=1), shares.sum(dim=1), shares.clamp_min(0).sum(dim=1)
