@@ -43,10 +43,10 @@ SETS = {
 VIT = {"image_size": 224, "embed_dim": 192, "depth": 6, "num_heads": 3}
 BATCH = 8
 RUNS: tuple[tuple[str, str, int], ...] = (  # method, target, steps of tuning
-    ("evit", "80%", 100), ("evit", "65%", 100), ("evit", "50%", 100), ("evit", "65%", 0),
-    ("lpvit", "70%", 100), ("lpvit", "50%", 100),
+    ("evit", "65%", 0), ("evit", "65%", 100), ("evit", "50%", 100),
+    ("lpvit", "70%", 0), ("lpvit", "50%", 0), ("lpvit", "50%", 100),
     ("lrp-qvit", "8bit", 0), ("lrp-qvit", "6bit", 0), ("lrp-qvit", "4bit", 0),
-    ("sparse-then-prune", "70%", 0), ("sparse-then-prune", "50%", 0), ("sparse-then-prune", "50%", 100),
+    ("sparse-then-prune", "70%", 0), ("sparse-then-prune", "50%", 0),
     ("int8", "8bit", 0),
 )  # fmt: skip
 COLOURS = {

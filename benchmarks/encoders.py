@@ -28,9 +28,8 @@ from matplotlib.figure import Figure
 from encoder_learning_entries import RESNET, VIT, Entry, labels, sized
 from foveal.evaluation.figure_style import COLOURS, LOG_STYLE, SOFT, figure_svg
 from foveal.files import write_atomically
-from foveal.machine import added_memory, describe_environment
+from foveal.machine import added_memory, describe_environment, seconds_of
 from foveal.markdown import table
-from foveal.recipes._encoder_cost import seconds_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 PATCH = 8

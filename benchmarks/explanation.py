@@ -43,10 +43,9 @@ from foveal.explanation.removal_curves import deletion, insertion, road
 from foveal.explanation.superpixels import superpixels
 from foveal.explanation.taps import find_layer, last_map_layer
 from foveal.files import write_atomically
-from foveal.machine import describe_environment
+from foveal.machine import describe_environment, seconds_of
 from foveal.markdown import table
 from foveal.models import Segmenter, shipped_model
-from foveal.recipes._encoder_cost import seconds_of
 from foveal.scans.field_of_view import crop_padded, find_field_of_view
 from foveal.scans.reading import read_scan
 from foveal.scans.structure_datasets import iterate_idrid
@@ -442,7 +441,7 @@ def page(
         f"{len(vits)} validation radiographs of PneumoniaMNIST, 28 x 28 pixels, that a vision transformer "
         f"of 4 blocks of 64 (patches of 4 pixels, trained here for {VIT_STEPS} steps) calls pneumonia with "
         f"confidence. A gradient takes {1e3 * vit_gradient:.1f} ms. Layer maps are of the last block's "
-        f"first normalisation; ROAD takes {', '.join(f'{share:.0%}' for share in LARGE_SHARES)} of the pixels.",
+        f"first normalisation; ROAD takes {', '.join(f'{share:.0%}' for share in LARGE_SHARES)}.",
         table(HEAD[:-2], [row[:-2] for row in rows_of(third, vit_gradient, short=False)]),
         "## Beside other packages",
         "One photograph (the retina), taken in turn, least time. The difference is the largest between maps "

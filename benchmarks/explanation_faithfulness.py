@@ -30,9 +30,8 @@ from foveal.explanation.perturbing import Perturbations, blurred, given, relevan
 from foveal.explanation.randomisation import cascading_randomisation
 from foveal.explanation.removal_curves import pixel_flipping, road
 from foveal.files import write_atomically
-from foveal.machine import describe_environment
+from foveal.machine import describe_environment, seconds_of
 from foveal.markdown import table
-from foveal.recipes._encoder_cost import seconds_of
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence" / "explanation-faithfulness.md"
 BOX, STEPS, SAMPLES = 8, 50, 20

@@ -28,9 +28,8 @@ from foveal.explanation.lrp_mode import Composite
 from foveal.explanation.lrp_rules import Box, Epsilon, Gamma
 from foveal.explanation.methods import frozen
 from foveal.files import write_atomically
-from foveal.machine import describe_environment
+from foveal.machine import describe_environment, seconds_of
 from foveal.markdown import table
-from foveal.recipes._encoder_cost import seconds_of
 from peers.propagation import lxt_relevance, zennit_relevance
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "explanation-propagation.md"

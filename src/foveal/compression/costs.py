@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from foveal.blocks.quantized_linear import QuantizedLayer
 from foveal.compression.onnx_models import ONNX, OnnxClassifier
 from foveal.machine import added_memory, seconds_of
 from foveal.models.classifier import Classifier
@@ -71,7 +73,7 @@ def folder_costs(
     for name, (folder, runtime) in folders.items():
         model = models[name]
         found[name] = Costs(
-            parameters=sum(int(p.count_nonzero()) for p in model.parameters()),
+            parameters=_weights(model),
             bytes=(Path(folder) / (WEIGHTS if runtime == "torch" else ONNX)).stat().st_size,
             macs=macs_of(model, images) if runtime == "torch" else None,
             latency=one[name],
@@ -94,6 +96,12 @@ def macs_of(model: nn.Module, images: Tensor) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images[:1])
     return int(counter.get_total_flops()) // 2
+
+
+def _weights(model: nn.Module) -> int:
+    """Parameters that are not 0, and weights that lie packed in buffers."""
+    packed = [math.prod(part.shape) for part in model.modules() if isinstance(part, QuantizedLayer)]
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters()) + sum(packed)
 
 
 def _memory(folder: str | Path, runtime: Runtime, images: Tensor) -> int | None:

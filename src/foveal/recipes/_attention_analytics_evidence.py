@@ -16,12 +16,12 @@ from foveal.blocks.attention_taps import LayerAttention, attention_tapped
 from foveal.explanation.attention_profiles import attention_profiles, profiles_of
 from foveal.explanation.head_importance import head_importance, head_sensitivity
 from foveal.explanation.head_passes import heads_gated
+from foveal.machine import seconds_of
 from foveal.recipes._attention_analytics_learning import (
     families_are_found,
     pruning,
     report_of_a_trained_model,
 )
-from foveal.recipes._encoder_cost import seconds_of
 from foveal.recipes.base import Evidence, Finding, Scale
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

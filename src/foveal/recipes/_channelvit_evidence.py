@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from foveal.blocks.channel_tokens import Sampling, draw_channels, stack_channels
 from foveal.encoders.channelvit import ChannelViT
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import seconds_of
 from foveal.recipes.base import Evidence, Finding, Scale
 
 

@@ -20,9 +20,9 @@ from foveal.explanation.decomposition import DecompositionSettings, SingleImageD
 from foveal.explanation.denoising import distil_denoised, paper_training
 from foveal.explanation.denoising_run import features_of
 from foveal.explanation.feature_pictures import features_png
+from foveal.machine import seconds_of
 from foveal.metrics.position_variance import position_explained_variance
 from foveal.recipes import _dvt_learning as learning
-from foveal.recipes._encoder_cost import seconds_of
 from foveal.recipes.base import Evidence, Finding, Scale, Section
 from foveal.scans.crop_views import crop_views
 

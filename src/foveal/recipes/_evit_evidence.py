@@ -19,8 +19,8 @@ from foveal.blocks.changes import change_model
 from foveal.blocks.reduced_tokens import keeping, kept_patches, stages_tapped
 from foveal.blocks.token_selection import TokenSelection, keep_count, keep_rate_at
 from foveal.compression.costs import macs_of
+from foveal.machine import seconds_of
 from foveal.recipes import _evit_learning as small
-from foveal.recipes._encoder_cost import seconds_of
 from foveal.recipes._encoder_learning import accuracy
 from foveal.recipes.base import Evidence, Finding, Scale
 

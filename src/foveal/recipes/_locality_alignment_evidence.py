@@ -19,10 +19,10 @@ from foveal.blocks.patch_masks import MaskSettings, draw_masks, masked_images
 from foveal.blocks.soft_cap import SoftCappedAttention
 from foveal.encoders import Encoder, create_encoder
 from foveal.encoders.vit_tokens import vit_of, vit_tokens
+from foveal.machine import seconds_of
 from foveal.models.masked_embedding import MaskedEmbedding
 from foveal.objectives.locality_alignment import LocalityAlignment
 from foveal.recipes import _locality_alignment_learning as small
-from foveal.recipes._encoder_cost import seconds_of
 from foveal.recipes.base import Evidence, Finding, Scale
 
 WITHOUT_PREFIX = {"class_token": False, "global_pool": "map"}  # SigLIP's

@@ -240,7 +240,7 @@ def strengths_rise() -> Finding:
 
 def growth_of_time() -> Iterator[Finding]:
     """Time of neighbourhood attention grows as the tokens, that of full attention as their square."""
-    from foveal.recipes._encoder_cost import seconds_of
+    from foveal.machine import seconds_of
 
     block = NeighbourhoodAttention2d(64).eval()
     maps = {side: torch.randn(1, side, side, 64) for side in (56, 112)}
@@ -257,7 +257,7 @@ def growth_of_time() -> Iterator[Finding]:
 
 def pooled_time() -> Finding:
     """Attention to pooled tokens is cheaper than to all."""
-    from foveal.recipes._encoder_cost import seconds_of
+    from foveal.machine import seconds_of
 
     x = torch.randn(1, 56 * 56, 64)
     with torch.inference_mode():

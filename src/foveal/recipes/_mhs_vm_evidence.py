@@ -162,7 +162,7 @@ def _raises(call: Callable[[], Any]) -> bool:
 
 def cost(dim: int, rounds: int = 9) -> Finding:
     """Time of the scans of all heads beside those of SS2D of twice the width."""
-    from foveal.recipes._encoder_cost import seconds_of
+    from foveal.machine import seconds_of
 
     heads, wide = MHScan(dim), SS2D(dim)
     parts, whole = torch.randn(4, 1, 64, 64, dim // 4), torch.randn(1, 64, 64, 2 * dim)

@@ -187,7 +187,7 @@ def _raises(call: Callable[[], Any]) -> bool:
 
 def cost(rounds: int) -> Iterator[Finding]:
     """Time of the scans of MS2D beside those of SS2D, forward and backward."""
-    from foveal.recipes._encoder_cost import seconds_of
+    from foveal.machine import seconds_of
 
     multi, wide = MS2D(64), SS2D(64, states=1)
     full, low = torch.randn(1, 56, 56, 128), torch.randn(1, 28, 28, 128)

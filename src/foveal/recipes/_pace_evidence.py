@@ -18,7 +18,7 @@ from foveal.explanation.pace import Pace
 from foveal.explanation.pace_fitting import fit_pace, stable_views
 from foveal.explanation.pace_inference import Concepts, Pull, bound, infer
 from foveal.explanation.pace_maximisation import Prior, Statistics, maximise
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import seconds_of
 from foveal.recipes._pace_colours import WithColours, colour_pictures, trained_on_colours
 from foveal.recipes._pace_comparison import compared
 from foveal.recipes._pace_radiographs import radiographs_of_the_chest

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from foveal.blocks.mamba2 import Mamba2Mixer
 from foveal.encoders.adventurer import Adventurer
-from foveal.machine import added_memory
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import added_memory, seconds_of
 from foveal.recipes.base import Finding
 
 

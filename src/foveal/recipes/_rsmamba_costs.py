@@ -12,8 +12,7 @@ from torch import Tensor
 from foveal.blocks.mamba import MambaMixer
 from foveal.blocks.multi_path import PATHS, MultiPath, along
 from foveal.encoders.rsmamba import RSMamba
-from foveal.machine import added_memory
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import added_memory, seconds_of
 from foveal.recipes.base import Finding
 
 

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from foveal.blocks.tiles import merge_tiles, split_tiles
 from foveal.encoders.base import create_encoder
 from foveal.encoders.multi_scale import multiscale_features
-from foveal.machine import added_memory
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import added_memory, seconds_of
 from foveal.recipes.base import Evidence, Finding, Scale
 
 

@@ -21,7 +21,7 @@ from foveal.explanation.lrp_rules import AlphaBeta
 from foveal.explanation.methods import attribute, explain, frozen
 from foveal.explanation.perturbing import relevance_ranks
 from foveal.explanation.randomisation import rank_correlation
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import seconds_of
 from foveal.recipes._encoder_learning import PooledHead
 from foveal.recipes.base import Evidence, Finding, Scale
 

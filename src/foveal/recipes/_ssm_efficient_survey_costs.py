@@ -16,8 +16,7 @@ from foveal.evaluation.sequence_costs import kept_bytes, measure_sequence_operat
 from foveal.evaluation.sequence_numerics import deviation_table, measure_deviations
 from foveal.evaluation.sequence_pages import declaration_table
 from foveal.kernels.selective_scan import selective_scan
-from foveal.machine import added_memory
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import added_memory, seconds_of
 from foveal.recipes.base import Finding, Section
 
 

@@ -16,7 +16,7 @@ from foveal.explanation.faithfulness import confidence_change
 from foveal.explanation.localisation import mass_in_mask, pointing_game
 from foveal.explanation.methods import ask, explain
 from foveal.explanation.ttame import TTame, TTameObjective
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import seconds_of
 from foveal.recipes._object_pictures import object_pictures, trained_on_objects
 from foveal.recipes.base import Evidence, Finding, Scale
 from foveal.recipes.t_tame import TTameSettings, recipe

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from foveal.encoders.vim import Vim
 from foveal.kernels.selective_scan import selective_scan
-from foveal.machine import added_memory
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import added_memory, seconds_of
 from foveal.recipes.base import Finding
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from foveal.blocks.retention import Retention
 from foveal.evaluation.tensor_memory import TensorMemory
 from foveal.kernels.gated_recurrence import Form
-from foveal.recipes._encoder_cost import seconds_of
+from foveal.machine import seconds_of
 from foveal.recipes.base import Finding
 
 
