@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import statistics
 import sys
@@ -148,11 +149,17 @@ class Scores:
             "" if time is None else f"{time / gradient:.1f}",
         ]
         for name, digits in (("deletion", 3), ("insertion", 3), ("road", 3), ("sensitivity", 2)):
-            values = getattr(self, name)
+            values = known(getattr(self, name))
             texts.append(f"{statistics.mean(values):.{digits}f}" if values else "")
         texts.append(f"{sum(self.pointing):.0f} of {len(self.pointing)}" if self.pointing else "")
-        texts.append(f"{statistics.mean(self.mass):.1f}" if self.mass else "")
+        mass = known(self.mass)
+        texts.append(f"{statistics.mean(mass):.1f}" if mass else "")
         return texts
+
+
+def known(values: list[float]) -> list[float]:
+    """Those that are numbers: a map without positive values has no mass."""
+    return [value for value in values if math.isfinite(value)]
 
 
 def disc_cases(data: Path, photographs: int) -> Iterator[Case]:
