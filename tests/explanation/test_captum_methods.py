@@ -43,6 +43,19 @@ def test_integrated_gradients_add_up_to_the_score_gained(kind):
     torch.testing.assert_close(found, gained.detach(), rtol=0.01, atol=1e-4)
 
 
+def test_shapley_sampling_takes_colours_and_says_what_it_lacks():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    images = torch.rand(1, 3, 16, 16)
+    found = explain(network.eval(), images, 0, method="shapley-sampling", segments=4, samples=2)
+    assert found.shape == (1, 16, 16)
+    assert bool((found != 0).any())
+    with pytest.raises(ValueError, match="layer-guided-backprop needs the option layer"):
+        explain(network, images, 0, method="layer-guided-backprop")
+
+
 def test_deep_lift_and_shapley_values_add_up_to_the_score_gained():
     network, images, target = tiny_network("2-D segmenter")
     asked = ask(network, images, target)

@@ -337,7 +337,7 @@ def _by_segments(
             values = explainer.attribute(
                 image,
                 baselines=reference,
-                feature_mask=labels.expand_as(image),
+                feature_mask=labels.expand_as(image).contiguous(),  # Captum lays it out as one row
                 additional_forward_args=(weights,),
                 perturbations_per_eval=batch_size,
                 **options,

@@ -82,10 +82,14 @@ class Method:
         """The function from a question to relevance, with options of its own.
 
         Raises:
-            ValueError: an option that it does not have.
+            ValueError: an option that it does not have, or one missing that it needs.
         """
         if unknown := set(options) - set(self.options):
             raise ValueError(unknown_name(f"option of {self.name!r}", unknown.pop(), self.options))
+        given = inspect.signature(self.attribute).parameters
+        lacking = [name for name in self.options if given[name].default is inspect.Parameter.empty]
+        if needed := [name for name in lacking if name not in options]:
+            raise ValueError(f"{self.name} needs the option {', '.join(needed)}")
         return partial(self.attribute, **options)
 
 
