@@ -119,7 +119,9 @@ def the_teacher() -> Iterator[Finding]:
         pair = [vit_tokens(encoder, masked_images(each, masks, 8), skip_blocks=1) for each in (images, other)]
         influence.append(float((pair[0] - pair[1]).abs().max()))
     kinds = ", ".join(KINDS)
-    yield Finding.at_most(f"all kept: difference to norm(blocks[:-1](x)) ({kinds})", max(differences), 1e-6)
+    yield Finding.at_most(
+        f"all kept: difference to the norm of all blocks but the last ({kinds})", max(differences), 1e-6
+    )
     yield Finding.at_most(f"influence of the pixels of a masked patch ({kinds})", max(influence), 0.0)
 
 
