@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before the libraries that read it
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as `import foveal` before torch sets it
 
 import torch
 from matplotlib.figure import Figure

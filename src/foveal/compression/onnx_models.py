@@ -42,6 +42,8 @@ class OnnxClassifier:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3
+        # Threads that spin between two calls would take the processor from whatever runs beside them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: Tensor) -> Tensor:
