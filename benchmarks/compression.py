@@ -153,7 +153,7 @@ def measure(out: Path, names: list[str], *, rounds: int, write: bool) -> None:
         print(parts[-2], flush=True)
     if write:
         write_atomically(PAGE.with_suffix(".svg"), partial(drawn(plots).savefig, format="svg"))
-        write_atomically(PAGE, page(parts).encode())
+        write_atomically(PAGE, page(parts, names).encode())
 
 
 HEAD = (
@@ -183,34 +183,43 @@ def rows_of(costs: dict[str, Costs], scores: dict[str, Any]) -> list[list[str]]:
 
 def drawn(plots: list[tuple[str, dict[str, Costs], dict[str, Any]]]) -> Figure:
     """Accuracy over the time of an image, one panel a data set."""
-    figure = Figure(figsize=(5.2 * len(plots), 4.2), layout="constrained")
+    figure = Figure(figsize=(8 * len(plots), 5), layout="constrained")
     panels = figure.subplots(1, len(plots), squeeze=False)[0]
     for panel, (name, costs, scores) in zip(panels, plots, strict=True):
-        for label, cost in costs.items():
-            value, low, high = scores[label]["accuracy"]
+        by_time = sorted(costs, key=lambda label: -costs[label].throughput)
+        for number, label in enumerate(by_time):  # every other name below, so that they lie apart
+            cost, (value, low, high) = costs[label], scores[label]["accuracy"]
             method = next((m for m in COLOURS if label.startswith(m)), "")
             panel.errorbar(
                 1e3 / cost.throughput, value, [[value - low], [high - value]], fmt="o" if method else "s",
                 color=COLOURS.get(method, "black"), capsize=2, markersize=5, elinewidth=0.7,
             )  # fmt: skip
-            at = (1e3 / cost.throughput, value)
-            panel.annotate(label, at, (4, 4), textcoords="offset points", fontsize=6)
-        panel.set(title=name, xlabel=f"ms an image, {BATCH} at a time", ylabel="accuracy")
+            above = number % 2 == 0
+            panel.annotate(
+                label, (1e3 / cost.throughput, high if above else low), (0, 3 if above else -3),
+                textcoords="offset points", fontsize=7, rotation=60,
+                ha="left" if above else "right", va="bottom" if above else "top",
+            )  # fmt: skip
+        panel.set(title=name, xlabel=f"ms an image, {BATCH} at a time", ylabel="accuracy", xscale="log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("{x:g}")
+        panel.margins(x=0.08, y=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def page(parts: list[str]) -> str:
+def page(parts: list[str], names: list[str]) -> str:
     """The page of evidence."""
     width, depth = VIT["embed_dim"], VIT["depth"]
-    steps = ", ".join(str(count) for _, count in SETS.values())
+    steps = ", ".join(f"{SETS[name][1]} steps ({name})" for name in names)
     head = [
         "# Compressors: accuracy against time",
         "Written by `python benchmarks/compression.py measure --write` after its other two steps. A ViT of "
-        f"width {width} with {depth} blocks at 224 px, trained on each set for {steps} steps of 24 images; "
-        f"all models of a set took turns in one run, {torch.get_num_threads()} threads. PneumoniaMNIST's "
-        "images have 28 px and CIFAR's 32 px; they were enlarged. Names tell method, target and steps of "
-        "tuning. Intervals are 95% bootstraps over images.",
+        f"width {width} with {depth} blocks at 224 px, trained for {steps} of 24 images; all models of a "
+        f"set took turns in one run, {torch.get_num_threads()} threads. PneumoniaMNIST's images have 28 "
+        "px and "
+        "CIFAR's 32 px; they were enlarged. Names tell method, target and steps of tuning. Intervals are 95% "
+        "bootstraps over images.",
         "![Accuracy over time](compression.svg)",
     ]
     tail = ["## How it was run", table(["", ""], [[k, v] for k, v in describe_environment().items()])]
