@@ -17,7 +17,10 @@ def compress(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the new model.")],
     method: Annotated[
-        str, typer.Option("--method", "-m", metavar="NAME", help="A wrong name lists them all.")
+        str,
+        typer.Option(
+            "--method", "-m", metavar="NAME", help="evit, lpvit, lrp-qvit, sparse-then-prune or int8."
+        ),
     ],
     target: Annotated[str, typer.Option("--target", "-t", metavar="2x|50%|6bit", help="How far to go.")],
     tune: Annotated[int, typer.Option(min=0, metavar="STEPS", help="Train afterwards.")] = 0,
