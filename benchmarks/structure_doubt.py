@@ -6,11 +6,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from foveal.evaluation.calibration_figures import reliability_figure, risk_coverage_figure
-from foveal.measurement.lesions import Lesions
 from foveal.measurement.simplification import sum_by_path
 from foveal.metrics.calibration import (
     CalibrationScores,
@@ -21,7 +19,6 @@ from foveal.metrics.calibration import (
 )
 from foveal.metrics.recalibration import scaled_probability
 from foveal.metrics.selective import RiskCounts, RiskCoverage, risk_coverage
-from structure_lesion_scores import KINDS, LesionCase, is_real
 from structure_maps import FOUND
 from structure_scores import ARTERY, VesselCase, on_grid, true_kinds
 
@@ -111,35 +108,3 @@ def temperature_of(cases: Iterable[VesselCase]) -> float:
         region = case.known & (case.vessels >= FOUND)
         counts.add(case.artery[region], (case.index == ARTERY)[region], group=case.name)
     return fit_temperature(counts)
-
-
-def add_lesions(case: LesionCase, thresholds: Mapping[str, float], pixels: Mapping[str, Doubt]) -> None:
-    """Every fourth row and column of the field, for each kind."""
-    region = case.field.mask[::STEP, ::STEP]
-    for place, kind in enumerate(KINDS):
-        p, s, y = (
-            full[::STEP, ::STEP][region]
-            for full in (case.maps[kind], case.maps.spread(kind), case.truth[place])
-        )
-        pixels[kind].add(p, s, y, group=case.patient, threshold=thresholds[kind])
-
-
-def found_lesion_rows(case: LesionCase, found: Lesions) -> pd.DataFrame:
-    """One row a found lesion: its mean probability and spread, and whether it touches a true one."""
-    rows = []
-    for kind in KINDS:
-        chosen = found.are(kind)
-        if not chosen.any():
-            continue
-        owner = found.owners
-        p, s = (
-            np.bincount(owner, layer.ravel()[found.pixels], len(found))[chosen] / found.areas[chosen]
-            for layer in (case.maps[kind], case.maps.spread(kind))
-        )
-        real = is_real(case, found, kind)
-        rows.append(
-            pd.DataFrame(
-                {"photograph": case.patient, "kind": kind, "probability": p, "spread": s, "real": real}
-            )
-        )
-    return pd.concat(rows) if rows else pd.DataFrame()

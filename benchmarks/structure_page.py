@@ -1,11 +1,9 @@
-"""The page of evidence on arteries and veins and on lesions, from what was measured."""
+"""The page of evidence on arteries and veins and on the time of all structures, from what was measured."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from foveal.machine import describe_environment
@@ -13,19 +11,13 @@ from foveal.markdown import table
 from foveal.pages import NOTICE
 from foveal.recipes.base import Finding
 from foveal.recipes.evidence import finding_row
-from structure_lesion_scores import (
-    average_precision,
-    best_threshold,
-    dice_at,
-    resampled_precision,
-    summarise_lesions,
-)
-from structure_tables import calibration_table, doubt_table, estimate_text, goal, mean_text, title_of
+from structure_tables import calibration_table, doubt_table, estimate_text, goal, mean_text
 
 if TYPE_CHECKING:
     from structures import Results
 
-CSV = "structures_{}.csv"
+NAME = "structures"
+CSV = NAME + "_{}.csv"
 WAYS = {
     "network": "network alone",
     "graph": "graph, as screened",
@@ -40,21 +32,19 @@ MEASURES = {
     "segment_length": "segments, by length",
 }
 PIXEL_GOAL, SEGMENT_GOAL, SECONDS_GOAL = 0.90, 0.92, 2.0
-REMEMBERED = {"microaneurysms": 0.50, "haemorrhages": 0.68, "hard_exudates": 0.89, "soft_exudates": 0.70}
 
 
 def page(results: Results, seconds: float) -> str:
     """The page as Markdown."""
     parts = [
-        "# Arteries and veins, lesions",
+        "# Arteries and veins",
         "Measured by `python benchmarks/structures.py --data DATA --write` on eyes that the networks have "
         "not seen. Brackets hold 95 % intervals of a bootstrap over patients. Goals were set beforehand; "
-        f"what did not hold stays here as not holding. Disc, fovea and "
-        f"side are in [landmarks.md](landmarks.md). {NOTICE}",
+        "what did not hold stays here as not holding. Disc, fovea and side are in "
+        f"[landmarks.md](landmarks.md), lesions in [lesions.md](lesions.md). {NOTICE}",
         "## In short",
         table(["claim", "expected", "measured", "holds"], [finding_row(f) for f in findings(results)]),
         *vessel_section(results),
-        *lesion_section(results),
         *doubt_section(results),
         *time_section(results),
         "## How it was run",
@@ -65,8 +55,7 @@ def page(results: Results, seconds: float) -> str:
 
 def _run(seconds: float) -> dict[str, str]:
     return {
-        "folds": "LES-AV: the field's usual halves, trained on one, scored on the other; IDRiD: three folds "
-        "of 18 photographs, each a patient, shuffled with seed 0",
+        "folds": "LES-AV: the field's usual halves, trained on one, scored on the other",
         "seeds": "training 0, synthetic eyes of training 0, bootstraps 0",
         "time": f"{seconds:.0f} s with two threads, with the networks' maps kept from an earlier run where "
         "they were",
@@ -125,77 +114,19 @@ def vessel_section(results: Results) -> list[str]:
     ]
 
 
-def lesion_section(results: Results) -> list[str]:
-    tally, summary = results.tally, summarise_lesions(results.lesions)
-    rows, singles = [], []
-    for kind, threshold in results.thresholds.items():
-        title, folds = title_of(kind), sorted(set(tally.folds))
-        by_fold = [average_precision(tally.of(kind, fold).sum(axis=0)) for fold in folds]
-        pixels = tally.of(kind)
-        value, low, high = resampled_precision(pixels)
-        rows.append(
-            [
-                title,
-                f"{np.mean(by_fold):.3f}",
-                f"{min(by_fold):.3f} to {max(by_fold):.3f}",
-                f"{value:.3f} ({low:.3f} to {high:.3f})",
-                f"{REMEMBERED[kind]:.2f}",
-                f"{threshold:.3f}",
-                f"{best_threshold(pixels)[1]:.3f}",
-                f"{dice_at(pixels, 0.5):.3f}",
-            ]
-        )
-        row = summary.loc[kind]
-        singles.append(
-            [
-                title,
-                f"{row.lesions:.0f}",
-                f"{row.sensitivity:.3f}",
-                f"{row.found:.0f}",
-                f"{row.precision:.3f}",
-                f"{row.false_a_photograph:.1f}",
-                f"{row.dice:.3f}",
-            ]
-        )
-    head = ["", "AUPR, mean of folds", "range", "AUPR, all", "challenge, as remembered"]
-    return [
-        "## Lesions",
-        f"{len(tally.folds)} photographs of IDRiD at their own size (4288 x 2848), each by the network of "
-        "the fold that left it out, with the two mirror images of a screening run. AUPR is the average "
-        "precision of all pixels of a fold, or of all folds, pooled. The challenge's best figures are as "
-        "remembered, not looked up, and are of its own test set, of larger networks and of more computing; "
-        "they are no like-for-like comparison. The threshold is the one of the best pooled Dice over the "
-        "held-out folds: one number a kind, chosen on the same photographs that the Dice beside it is of.",
-        table([*head, "threshold", "Dice there", "Dice at 0.5"], rows),
-        "Single lesions, as a screening run finds them at these thresholds, outside the found disc. A true "
-        "lesion is a connected part of the graders' mask; it is found if any of its pixels is. A found one "
-        "is false if it touches no true one of its kind.",
-        table(["", "true", "sensitivity", "found", "precision", "false a photograph", "Dice"], singles),
-        f"By photograph: [{CSV.format('lesions')}]({CSV.format('lesions')}). Thresholds: "
-        f"`{json.dumps(results.thresholds)}`.",
-    ]
-
-
 def doubt_section(results: Results) -> list[str]:
     slope = results.worth.calibration["artery or vein, pixels"].slope
     return [
         "## What the probabilities and the doubt are worth",
-        "Artery or vein: true vessel pixels of one known kind that were found, and found segments of a known "
-        "kind, whose probability is (1 + score) / 2. Lesions: every fourth row and column of the "
-        "field in the held-out photographs; nearly all of it is background, which is easy, so that errors "
-        "are rare by nature and the slope tells more than the ECE. Slopes below 1: too sure.",
+        "True vessel pixels of one known kind that were found, and found segments of a known kind, whose "
+        "probability is (1 + score) / 2. Slopes below 1: too sure.",
         calibration_table(results.worth),
         "![Reliability](structures/reliability.svg)",
-        "An error is a pixel on the wrong side of the threshold (one half; for lesions those above), a "
-        "segment of the wrong kind, a found lesion that touches none. AURC is the area under risk over "
-        "coverage: the mean error of what is kept when the most doubtful is left out. AUROC is the chance "
-        "that an error is more doubtful than a right item. Two doubts are compared: 1 - |2 p - 1| (for "
-        "found lesions 1 - p), and the standard deviation over mirrored views (self-consistency), four of "
-        "them, two for lesions.",
+        "An error is a pixel on the wrong side of one half, or a segment of the wrong kind. AURC is the area "
+        "under risk over coverage: the mean error of what is kept when the most doubtful is left out. AUROC "
+        "is the chance that an error is more doubtful than a right item. Two doubts are compared: "
+        "1 - |2 p - 1|, and the standard deviation over four mirrored views (self-consistency).",
         doubt_table(results.worth),
-        "Probabilities that are low in every view have a small spread, whether right or wrong. Of found "
-        "lesions the spread alone therefore puts the false ones among the sure; it is "
-        "to be used beside the probability, not in its place.",
         "![Risk by probability](structures/risk-coverage-probability.svg)",
         "![Risk by spread](structures/risk-coverage-spread.svg)",
         f"A temperature of {results.temperature:.2f} fits the artery/vein network on its own training half, "

@@ -7,8 +7,7 @@ eye of LES-AV (`--start`, made by `benchmarks/training/vessels.py`); the other h
 Landmarks and lesions: three folds of IDRiD's patients, and once more on all of them: the shipped weights.
 A network with a pretraining.json beside its training.json is trained in two stages; of lesions, the second
 adds photographs of eyes without them. Each round saves RUNS/NETWORK/ROUND/model; a killed run goes on where
-it stopped. `benchmarks/structures.py` and `benchmarks/landmarks.py` score
-them.
+it stopped. `benchmarks/structures.py`, `benchmarks/landmarks.py` and `benchmarks/lesions.py` score them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores of lesions on IDRiD: pixels, pooled over photographs, and single lesions."""
+"""Scores of lesions on IDRiD: pixels, pooled over photographs, single lesions, and their calibration."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from foveal.measurement.lesions import Lesions, find_lesions
 from foveal.scans.field_of_view import FieldOfView
 from foveal.scans.synthetic import LESION_KINDS
 from foveal.segmentation.inference import StructureMaps
+from structure_doubt import STEP, Doubt
 
 KINDS = tuple(LESION_KINDS)
 LEVELS = int(np.array(1, np.float16).view(np.uint16)) + 1  # of a float16 from 0 to 1: they sort as the values
@@ -137,3 +138,35 @@ def summarise_lesions(rows: pd.DataFrame) -> pd.DataFrame:
         precision=1 - total.false / total.found,
         dice=2 * total.shared_pixels / (total.true_pixels + total.found_pixels),
     )
+
+
+def add_lesions(case: LesionCase, thresholds: Mapping[str, float], pixels: Mapping[str, Doubt]) -> None:
+    """Every fourth row and column of the field, for each kind."""
+    region = case.field.mask[::STEP, ::STEP]
+    for place, kind in enumerate(KINDS):
+        p, s, y = (
+            full[::STEP, ::STEP][region]
+            for full in (case.maps[kind], case.maps.spread(kind), case.truth[place])
+        )
+        pixels[kind].add(p, s, y, group=case.patient, threshold=thresholds[kind])
+
+
+def found_lesion_rows(case: LesionCase, found: Lesions) -> pd.DataFrame:
+    """One row a found lesion: its mean probability and spread, and whether it touches a true one."""
+    rows = []
+    for kind in KINDS:
+        chosen = found.are(kind)
+        if not chosen.any():
+            continue
+        owner = found.owners
+        p, s = (
+            np.bincount(owner, layer.ravel()[found.pixels], len(found))[chosen] / found.areas[chosen]
+            for layer in (case.maps[kind], case.maps.spread(kind))
+        )
+        real = is_real(case, found, kind)
+        rows.append(
+            pd.DataFrame(
+                {"photograph": case.patient, "kind": kind, "probability": p, "spread": s, "real": real}
+            )
+        )
+    return pd.concat(rows) if rows else pd.DataFrame()

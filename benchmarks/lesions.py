@@ -1,0 +1,133 @@
+"""Score the networks of lesions on photographs that they have not seen.
+
+    python benchmarks/lesions.py --data DATA [--runs runs/structures] [--write]
+
+IDRiD, each photograph by the networks of the fold that left it out, of lesions and of landmarks: those that
+`benchmarks/training/structures.py landmarks lesions` makes. What the networks say is kept in RUNS/kept.
+`--write` keeps the page, its table and its pictures in docs/evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from foveal.measurement.optic_disc import find_disc
+from foveal.metrics.selective import RiskCoverage, risk_coverage, risk_table
+from foveal.scans.field_of_view import find_field_of_view
+from foveal.scans.structure_datasets import iterate_idrid
+from foveal.screening.structures import LESION_TILE, LESION_VIEWS
+from lesion_page import NAME, PHOTOGRAPHS, page
+from lesion_scores import (
+    KINDS,
+    LesionCase,
+    PixelTally,
+    add_lesions,
+    best_threshold,
+    found_lesion_rows,
+    found_of,
+    lesion_rows,
+)
+from structure_doubt import RESAMPLES, Doubt, Worth, worth_of
+from structure_maps import DATA, Networks
+from structure_tables import keep
+from training.structures import FOLDS, WEIGHTS, idrid_folds
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured.
+
+    Attributes:
+        tally: pixels of lesions by probability.
+        thresholds: by kind, the best for Dice over the held-out folds.
+        lesions: a row a photograph and kind, at these thresholds.
+        worth: calibration and doubt of pixels and of found lesions.
+    """
+
+    tally: PixelTally
+    thresholds: dict[str, float]
+    lesions: pd.DataFrame
+    worth: Worth
+
+
+def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
+    """IDRiD, photograph by photograph, each seen by the networks of the fold that left it out."""
+    folds = idrid_folds(data)
+    for case in iterate_idrid(data / "IDRiD" / "segmentation", KINDS):
+        field, fold = find_field_of_view(case.image), folds[case.patient]
+        network = networks.fold("lesions", fold, views=LESION_VIEWS, tile=LESION_TILE)
+        seen = network.structures(case.patient, case.image, field)
+        landmarks = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
+        vessels = networks.found_vessels(case.patient, case.image, field)
+        disc = find_disc(landmarks["disc"], field, vessels=vessels)
+        yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
+
+
+def measure(data: Path, networks: Networks) -> Found:
+    """Everything on the page."""
+    tally = PixelTally()
+    for case in lesion_cases(data, networks):
+        tally.add(case)
+    thresholds = {kind: round(best_threshold(tally.of(kind))[0], 3) for kind in KINDS}
+    doubts, rows, singles = {kind: Doubt() for kind in KINDS}, [], []
+    for case in lesion_cases(data, networks):
+        found = found_of(case, thresholds)
+        rows += lesion_rows(case, found)
+        singles.append(found_lesion_rows(case, found))
+        add_lesions(case, thresholds, doubts)
+    every = pd.concat(singles, ignore_index=True)
+    return Found(tally, thresholds, pd.DataFrame(rows), worth_of(doubts, found_selective(every)))
+
+
+def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
+    """Found lesions of all kinds, whose error is to touch no true one of their kind, by their two doubts."""
+    groups, false = found.photograph.tolist(), ~found.real.to_numpy(bool)
+    doubts = {"probability": 1 - found.probability, "spread": found.spread}
+    return {
+        "found lesions": {
+            name: risk_coverage(risk_table(doubt.to_numpy(), false, groups), resamples=RESAMPLES)
+            for name, doubt in doubts.items()
+        }
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with IDRiD")
+    parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help=f"keep {NAME}.md, its table and pictures")
+    options = parser.parse_args()
+    networks = Networks(options.runs, Path(), WEIGHTS)
+    missing = [
+        f"{network}/fold-{fold}"
+        for network in ("lesions", "landmarks")
+        for fold in range(FOLDS)
+        if not networks.has_fold(network, fold)
+    ]
+    if missing or not (options.data / "IDRiD").is_dir():
+        print(
+            f"needs IDRiD in {options.data} and trained networks in {options.runs} "
+            f"(missing: {', '.join(missing) or 'none'}); nothing measured"
+        )
+        return
+    torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    found = measure(options.data, networks)
+    text = page(found, time.perf_counter() - start)
+    print(text)
+    if options.write:
+        keep(NAME, text, tables={PHOTOGRAPHS: found.lesions}, pictures=found.worth.figures)
+
+
+if __name__ == "__main__":
+    main()
