@@ -4,8 +4,10 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from foveal.explanation import explain
+from foveal.explanation.taps import tapped
 from foveal.explanation.ttame import MapHead, MapHeadConfig, TTame, TTameObjective, total_variation
 from foveal.training import TrainingSettings, fit
 
@@ -118,6 +120,37 @@ def test_regularisation_takes_all_classes_of_the_batch_or_ones_own(model):
     own = TTameObjective(ttame, regularise="own")({"images": IMAGES})["area"]
     torch.testing.assert_close(batch, (a[:, classes] + 0.0005).pow(0.3).mean())
     torch.testing.assert_close(own, (a[torch.arange(4), classes] + 0.0005).pow(0.3).mean())
+
+
+def test_each_class_of_a_batch_is_regularised_as_often_as_it_is_there(model):
+    ttame = TTame.untrained(model, IMAGES, ["first"]).eval()
+    classes = torch.tensor([2, 0, 2, 2])
+    a = ttame(IMAGES).sigmoid()[:, classes]
+    losses = TTameObjective(ttame, target=lambda _: classes)({"images": IMAGES})
+    torch.testing.assert_close(losses["area"], (a + 0.0005).pow(0.3).mean())
+    torch.testing.assert_close(losses["variation"], total_variation(a) / 4)
+
+
+def test_classes_are_fused_before_their_maps_are_enlarged(model):
+    ttame = TTame.untrained(model, IMAGES, ["first", "second"]).eval()
+    with tapped(model, ["first", "second"]) as kept:
+        model(IMAGES)
+    head, parts = ttame.head, []
+    for x, conv, norm in zip(kept.values(), head.convs, head.norms, strict=True):
+        parts.append(interpolate((norm(conv(x)) + x).relu(), size=16, mode="bilinear"))
+    torch.testing.assert_close(ttame(IMAGES), head.fuse(torch.cat(parts, dim=1)))
+
+
+def test_branches_of_attention_give_maps_too_and_are_saved(model, tmp_path):
+    options = {"branches": "attention", "heads": 4}
+    ttame = TTame.untrained(model, IMAGES, ["first", "second"], **options).eval()
+    assert ttame(IMAGES).shape == (4, 4, 16, 16)
+    TTameObjective(ttame)({"images": IMAGES})["loss"].backward()
+    assert all(p.grad is not None for p in ttame.head.parameters())
+    ttame.head.save_pretrained(tmp_path)
+    assert torch.equal(TTame(model, MapHead.from_pretrained(tmp_path))(IMAGES), ttame(IMAGES))
+    with pytest.raises(ValueError, match="do not divide 8 channels"):
+        TTame.untrained(model, IMAGES, ["first"], branches="attention")
 
 
 @pytest.fixture(scope="module")

@@ -34,16 +34,51 @@ class MapHeadConfig(Settings):
     )
     prefix_tokens: int | None = Field(None, description="tokens before the patches; None reads 0 or 1 off")
     skip: bool = Field(True, description="add the layer's maps to their branch")
-    norm: bool = Field(True, description="batch normalisation in each branch")
+    norm: bool = Field(True, description="normalisation in each branch")
     activation: Literal["relu", "sigmoid"] = "relu"
+    branches: Literal["convolution", "attention"] = Field(
+        "convolution", description="attention: of places to places, layer norms, GELU; it loses in the paper"
+    )
+    heads: int = Field(12, ge=1, description="of attention; divides the channels of every layer")
     most_cells: int = Field(56, ge=1, description="along a side of the maps")
+
+
+class PlaceAttention(nn.Module):
+    """Self-attention among the places of maps (B, K, *grid).
+
+    Raises:
+        ValueError: heads that do not divide the channels.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels; choose heads that do")
+        self.attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps of the same shape."""
+        tokens = maps.flatten(2).mT
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0].mT.view_as(maps)
+
+
+class PlaceNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of maps (B, K, *grid)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps of the same shape."""
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
 
 
 class MapHead(PretrainedModel):
     """Maps of layers to a map for each class: logits (B, classes, *grid).
 
     Each layer passes ReLU(norm(conv1(F)) + F); enlarged to the first layer's grid and joined, they pass one
-    more 1 x 1 convolution.
+    more 1 x 1 convolution. With `branches="attention"` a layer passes GELU(norm(attention(F)) + F), and
+    attention of the joined maps comes before the last convolution.
+
+    Raises:
+        ValueError: layers and channels that differ in number, heads that do not divide the channels.
     """
 
     Config = MapHeadConfig
@@ -56,20 +91,42 @@ class MapHead(PretrainedModel):
                 f"{len(config.layers)} layers, {len(config.channels)} channels; give one of each"
             )
         conv, norm, self.mode = _CONVS[config.dimensions]
-        self.convs = nn.ModuleList(conv(width, width, 1) for width in config.channels)
-        self.norms = nn.ModuleList(norm(width) if config.norm else nn.Identity() for width in config.channels)
+        attends = config.branches == "attention"
+        self.convs = nn.ModuleList(
+            PlaceAttention(width, config.heads) if attends else conv(width, width, 1)
+            for width in config.channels
+        )
+        chosen = (PlaceNorm if attends else norm) if config.norm else nn.Identity
+        self.norms = nn.ModuleList(chosen(width) for width in config.channels)
+        self.attention = PlaceAttention(sum(config.channels), config.heads) if attends else None
         self.fuse = conv(sum(config.channels), config.classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits of the maps; their sigmoid is the mask of the training."""
         size = [min(side, self.config.most_cells) for side in features[0].shape[2:]]
-        activation = F.relu if self.config.activation == "relu" else torch.sigmoid
+        whole = F.gelu if self.attention is not None else F.relu
+        activation = whole if self.config.activation == "relu" else torch.sigmoid
         branches = []
         for x, conv, norm in zip(features, self.convs, self.norms, strict=True):
             y = norm(conv(x))
-            y = activation(y + x if self.config.skip else y)
-            branches.append(F.interpolate(y, size=size, mode=self.mode, align_corners=False))
-        return self.fuse(torch.cat(branches, dim=1))
+            branches.append(activation(y + x if self.config.skip else y))
+        if self.attention is not None:
+            return self.fuse(self.attention(torch.cat([self._resized(y, size) for y in branches], dim=1)))
+        # A 1 x 1 convolution and a linear resizing may change places: there are fewer classes than channels.
+        weights = self.fuse.weight.flatten(1).split(self.config.channels, dim=1)
+        maps = torch.stack(
+            [
+                self._resized(torch.einsum("bk...,ck->bc...", y, weight), size)
+                for y, weight in zip(branches, weights, strict=True)
+            ]
+        ).sum(dim=0)
+        assert self.fuse.bias is not None
+        return maps + self.fuse.bias.view(-1, *[1] * len(size))
+
+    def _resized(self, maps: Tensor, size: list[int]) -> Tensor:
+        if list(maps.shape[2:]) == size:
+            return maps
+        return F.interpolate(maps, size=size, mode=self.mode, align_corners=False)
 
 
 class TTame(nn.Module):
@@ -202,11 +259,16 @@ class TTameObjective(Objective):
         a = maps.sigmoid()
         own = a[torch.arange(len(a), device=a.device), classes]
         masked = self.explained.model(self.masked(images, own))
-        kept = a[:, classes] if self.regularise == "batch" else own[:, None]
+        kept, times = own.unsqueeze(1), a.new_ones(1)
+        if self.regularise == "batch":  # the mean over a[:, classes], each class of the batch taken once
+            present, counts = classes.unique(return_counts=True)
+            kept, times = a[:, present], counts.to(a)
+        areas = (kept + 0.0005).pow(self.power).flatten(2).mean(dim=(0, 2))
+        weighted = kept * times.sqrt().view(-1, *[1] * (a.ndim - 2))
         losses = {
             "classification": F.cross_entropy(masked, classes),
-            "area": (kept + 0.0005).pow(self.power).mean(),
-            "variation": total_variation(kept) / len(images),
+            "area": areas @ times / times.sum(),
+            "variation": total_variation(weighted) / len(images),
         }
         losses["loss"] = sum(  # type: ignore[assignment]
             (weight * losses[name] for name, weight in self.weights.items()),

@@ -41,6 +41,8 @@ class TTameSettings(Settings):
     skip: bool = True
     norm: bool = True
     activation: Literal["relu", "sigmoid"] = "relu"
+    branches: Literal["convolution", "attention"] = "convolution"
+    heads: int = Field(12, ge=1, description="of branches of attention")
     masking: Literal["standardised", "raw"] = "standardised"
     classification: float = Field(1.5, ge=0, description="weight of the cross-entropy")
     area: float = Field(2.0, ge=0, description="weight of the area")
@@ -76,8 +78,9 @@ class TTameRecipe(Recipe[TTameSettings]):
         licence="academic, non-commercial (nothing of it is used)",
         faithfulness="Head, masking, losses and both ways with the class token are the paper's; the frozen "
         "model stays in evaluation mode in both passes, where the original's dropout and normalisation are "
-        "switched to training in the second. The one-cycle schedule is a warm-up and a cosine. Of the "
-        "ablations the branches of transformer layers are left out. Not trained on ImageNet here.",
+        "switched to training in the second. The one-cycle schedule is a warm-up and a cosine. How "
+        "the branches of attention are put together is told in a word only, and is ours. Not trained on "
+        "ImageNet here.",
         built_from=(
             "explanation.ttame",
             "explanation.taps",
@@ -100,7 +103,11 @@ class TTameRecipe(Recipe[TTameSettings]):
             raise ValueError(
                 "layers is empty; name one to three layers of the model, e.g. layers=('layer4',)"
             )
-        head = settings.model_dump(include={"class_token", "prefix_tokens", "skip", "norm", "activation"})
+        head = settings.model_dump(
+            include={
+                "class_token", "prefix_tokens", "skip", "norm", "activation", "branches", "heads"
+            }
+        )  # fmt: skip
         losses = settings.model_dump(
             include={"masking", "classification", "area", "variation", "power", "regularise"}
         )
