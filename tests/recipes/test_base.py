@@ -228,6 +228,14 @@ def test_settings_come_from_file_then_from_assignments(tmp_path: Path) -> None:
     assert settings == ToySettings(learning_rate=0.5, name="word", fit=FitSettings(steps=7))
 
 
+def test_options_lie_over_the_file_and_none_leaves_it(tmp_path: Path) -> None:
+    config = tmp_path / "settings.json"
+    config.write_text('{"learning_rate": 2, "name": "file"}')
+    settings = make_settings(ToySettings, config=config, options={"learning_rate": 3, "name": None})
+    assert settings == ToySettings(learning_rate=3, name="file")
+    assert make_settings(ToySettings, options={"name": "a"}, assignments=["name=b"]).name == "b"
+
+
 def test_an_assignment_into_a_table_leaves_the_rest_of_its_default() -> None:
     vim = load_recipe("vim")
     paper = vim.Settings().training

@@ -45,7 +45,7 @@ def attention(
     """
     from foveal.explanation.attention_analysis import AttentionSettings
     from foveal.explanation.attention_run import analyse_files
-    from foveal.recipes.overrides import read_config
+    from foveal.recipes.overrides import make_settings
 
     given: dict[str, Any] = {
         "ablation": ablation,
@@ -53,14 +53,13 @@ def attention(
         "clusters": clusters,
         "device": device,
     }
-    values = read_config(config) if config is not None else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    settings = make_settings(AttentionSettings, config=config, options=given)
     console = make_console(stderr=True)
     run = analyse_files(
         model,
         images,
         out,
-        AttentionSettings.model_validate(values),
+        settings,
         labels=labels,
         title=title,
         progress=lambda line: console.print(line, markup=False),

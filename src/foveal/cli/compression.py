@@ -40,8 +40,12 @@ def compress(
     from foveal.compression.run import compress as compress_folder
     from foveal.recipes.overrides import make_settings
 
-    words = [f"tune={tune}"] * bool(tune) + ["onnx=true"] * onnx + (assignments or [])
-    settings = make_settings(CompressSettings, config=config, assignments=words)
+    settings = make_settings(
+        CompressSettings,
+        config=config,
+        options={"tune": tune or None, "onnx": onnx or None},
+        assignments=assignments or [],
+    )
     found = compress_folder(model, data, out, method=method, target=target, settings=settings)
     console = make_console()
     console.print(found.outcome.summary, markup=False)

@@ -61,7 +61,7 @@ def explain(
     """
     from foveal.explanation.run_files import explain_files
     from foveal.explanation.run_settings import ExplainSettings
-    from foveal.recipes.overrides import read_config
+    from foveal.recipes.overrides import make_settings
 
     given: dict[str, Any] = {
         "methods": _words(method),
@@ -73,14 +73,13 @@ def explain(
         "workers": workers,
         "device": device,
     }
-    values = read_config(config) if config is not None else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    settings = make_settings(ExplainSettings, config=config, options=given)
     console = make_console(stderr=True)
     summary = explain_files(
         model,
         images,
         out,
-        ExplainSettings.model_validate(values),
+        settings,
         progress=lambda line: console.print(line, markup=False),
     )
     for failure in summary.failures:

@@ -1,9 +1,9 @@
-"""Settings of a recipe from a file and from `key=value` words of the command line."""
+"""Settings of a recipe or command: from a file, from options, from `key=value` words of the command line."""
 
 import copy
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +13,19 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="BaseModel")
 
 
-def make_settings(model: type[S], *, config: Path | None = None, assignments: Iterable[str] = ()) -> S:
-    """The defaults of `model`, overlaid with a file, overlaid with assignments.
+def make_settings(
+    model: type[S],
+    *,
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+) -> S:
+    """The defaults of `model`, overlaid with a file, then with options, then with assignments.
 
     Args:
-        model: settings class of a recipe.
+        model: settings class of a recipe or a command.
         config: JSON or TOML file.
+        options: values by name; None leaves what the file or the default says.
         assignments: words such as "learning_rate=1e-3"; a dot reaches into nested settings ("fit.steps=100"),
             whose other entries stay as the file, or else the defaults, have them. The value is read as JSON,
             else it is taken as text.
@@ -28,6 +35,7 @@ def make_settings(model: type[S], *, config: Path | None = None, assignments: It
         ValueError: a file or an assignment cannot be read, a key is unknown, or a value is not allowed.
     """
     values = read_config(config) if config is not None else {}
+    values |= {name: value for name, value in (options or {}).items() if value is not None}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not all(key.split(".")):
