@@ -41,6 +41,38 @@ class EncoderSettings(ClassificationSettings):
     )
 
 
+class MixedSettings(EncoderSettings):
+    """Smoothed labels and images mixed in pairs, as DeiT is trained (arXiv 2012.12877) and many after it."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
+    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
+
+
+def _deit_augmentation() -> dict[str, Any]:
+    return {"crop": 0.08, "rotation": 0.0, "policy": "rand", "erase": 0.25}
+
+
+class DeitSettings(MixedSettings):
+    """DeiT's augmentation too."""
+
+    augmentation: dict[str, Any] = Field(
+        default_factory=_deit_augmentation, description="of ImageAugmentation"
+    )
+
+
+def deit_training(**changes: Any) -> dict[str, Any]:
+    """DeiT's schedule as `TrainingSettings`: 300 epochs of ImageNet-1k, 1251 steps each; with `changes`."""
+    schedule = {
+        "steps": 300 * 1251,
+        "batch_size": 1024,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.05,
+        "warmup_steps": 5 * 1251,
+    }
+    return schedule | changes
+
+
 E = TypeVar("E", bound=EncoderSettings)
 
 

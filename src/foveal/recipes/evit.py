@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
-from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
+from foveal.recipes.encoder_recipe import DeitSettings, EncoderRecipe
 
 if TYPE_CHECKING:
     from foveal.models.classifier import Classifier
@@ -35,11 +35,7 @@ def _paper_training() -> dict[str, Any]:
     }
 
 
-def _paper_augmentation() -> dict[str, Any]:
-    return {"crop": 0.08, "rotation": 0.0, "policy": "rand", "erase": 0.25}
-
-
-class EvitSettings(EncoderSettings):
+class EvitSettings(DeitSettings):
     """Hyper-parameters; the defaults are those of EViT-DeiT-S from nothing on ImageNet-1k (300 epochs).
 
     The paper tunes a trained DeiT for 30 epochs instead: `start_from` its weights, `shrink_start` and
@@ -58,12 +54,6 @@ class EvitSettings(EncoderSettings):
     shrink_share: float = Field(100 / 300, ge=0, le=1, description="share in which the keep rate then falls")
     drop_path: float = Field(0.1, ge=0, lt=1)
     training: dict[str, Any] = Field(default_factory=_paper_training, description="of TrainingSettings")
-    augmentation: dict[str, Any] = Field(
-        default_factory=_paper_augmentation, description="of ImageAugmentation"
-    )
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
 
 
 class EvitRecipe(EncoderRecipe[EvitSettings]):

@@ -12,23 +12,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
-from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
+from foveal.recipes.encoder_recipe import EncoderRecipe, MixedSettings, deit_training
 
 
 def _paper_training() -> dict[str, Any]:
-    return {
-        "steps": 300 * 1251,
-        "batch_size": 1024,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "warmup_steps": 20 * 1251,
-        "minimum_factor": 0.01,
-        "gradient_clip": 5.0,
-        "ema_decay": 0.9999,
-    }
+    changes = {"minimum_factor": 0.01, "gradient_clip": 5.0, "ema_decay": 0.9999}
+    return deit_training(warmup_steps=20 * 1251, **changes)
 
 
-class MsvmambaSettings(EncoderSettings):
+class MsvmambaSettings(MixedSettings):
     """Hyper-parameters; the defaults are Tiny's (v1) on ImageNet-1k (300 epochs of 1251 steps, 224 px).
 
     The base size has `training` with learning_rate 3e-4. Mixed precision is off: scans are computed in 32
@@ -45,9 +37,6 @@ class MsvmambaSettings(EncoderSettings):
     reset_state: bool = Field(False, description="begin each low-resolution route anew, an extension")
     drop_path: float | None = Field(None, ge=0, lt=1, description="None takes the size's: 0.2, 0.4 or 0.5")
     training: dict[str, Any] = Field(default_factory=_paper_training, description="of TrainingSettings")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
 
 
 class Msvmamba(EncoderRecipe[MsvmambaSettings]):

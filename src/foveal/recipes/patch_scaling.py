@@ -12,20 +12,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
-from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
+from foveal.recipes.encoder_recipe import EncoderRecipe, MixedSettings, deit_training
 
 
-def _first_stage() -> dict[str, Any]:
-    return {
-        "steps": 300 * 1251,
-        "batch_size": 1024,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "warmup_steps": 5 * 1251,
-    }
-
-
-class PatchScalingSettings(EncoderSettings):
+class PatchScalingSettings(MixedSettings):
     """Hyper-parameters; the defaults are the paper's first stage: 300 epochs at 128 px, base model.
 
     The second stage goes on for 100 epochs at 224 px with `drop_path` 0.4, the third for 20 at 224 px with
@@ -41,9 +31,8 @@ class PatchScalingSettings(EncoderSettings):
     )
     heading: bool = Field(True, description="put the mean of all tokens before the first")
     drop_path: float = Field(0.1, ge=0, lt=1)
-    training: dict[str, Any] = Field(default_factory=_first_stage, description="of TrainingSettings")
-    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
+    training: dict[str, Any] = Field(default_factory=deit_training, description="of TrainingSettings")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 class PatchScaling(EncoderRecipe[PatchScalingSettings]):

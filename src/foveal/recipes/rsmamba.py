@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
-from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
+from foveal.recipes.encoder_recipe import EncoderRecipe, MixedSettings
 
 
 def _paper_training() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _paper_augmentation() -> dict[str, Any]:
     return {"crop": 0.4, "vertical_flip": 0.5, "rotation": 0.0, "policy": "rand"}
 
 
-class RsmambaSettings(EncoderSettings):
+class RsmambaSettings(MixedSettings):
     """Hyper-parameters; the defaults are the paper's (500 epochs, here of 16 steps as for RESISC45, 224 px).
 
     For lesions that are small beside the image turn `mixup` and `cutmix` off.
@@ -57,9 +57,6 @@ class RsmambaSettings(EncoderSettings):
     augmentation: dict[str, Any] = Field(
         default_factory=_paper_augmentation, description="of ImageAugmentation"
     )
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
 
 
 class Rsmamba(EncoderRecipe[RsmambaSettings]):

@@ -12,25 +12,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
-from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
+from foveal.recipes.encoder_recipe import DeitSettings, EncoderRecipe, deit_training
 
 
 def _paper_training() -> dict[str, Any]:
-    return {
-        "steps": 300 * 1251,
-        "batch_size": 1024,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.1,
-        "warmup_steps": 5 * 1251,
-        "ema_decay": 0.99996,
-    }
+    return deit_training(weight_decay=0.1, ema_decay=0.99996)
 
 
-def _paper_augmentation() -> dict[str, Any]:
-    return {"crop": 0.08, "rotation": 0.0, "policy": "rand", "erase": 0.25}
-
-
-class VimSettings(EncoderSettings):
+class VimSettings(DeitSettings):
     """Hyper-parameters; the defaults are those of Vim-Ti on ImageNet-1k (300 epochs of 1251 steps, 224 px).
 
     Vim-S has `training` with weight_decay 0.05 and `drop_path` 0.05; the "+" models continue 30 epochs at
@@ -47,12 +36,6 @@ class VimSettings(EncoderSettings):
     pool: Literal["class", "mean"] = "class"
     drop_path: float = Field(0.0, ge=0, lt=1)
     training: dict[str, Any] = Field(default_factory=_paper_training, description="of TrainingSettings")
-    augmentation: dict[str, Any] = Field(
-        default_factory=_paper_augmentation, description="of ImageAugmentation"
-    )
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
 
 
 class VimRecipe(EncoderRecipe[VimSettings]):

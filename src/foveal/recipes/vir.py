@@ -12,21 +12,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from foveal.recipes.base import Card, Evidence, Paper, Scale
-from foveal.recipes.encoder_recipe import EncoderRecipe, EncoderSettings
+from foveal.recipes.encoder_recipe import EncoderRecipe, MixedSettings, deit_training
 
 
 def _deit_training() -> dict[str, Any]:
-    return {
-        "steps": 300 * 1251,
-        "batch_size": 1024,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.05,
-        "warmup_steps": 5 * 1251,
-        "ema_decay": 0.99996,
-    }
+    return deit_training(ema_decay=0.99996)
 
 
-class VirSettings(EncoderSettings):
+class VirSettings(MixedSettings):
     """Hyper-parameters; training is DeiT's on ImageNet-1k, for the paper's own values are unconfirmed.
 
     For photographs of the retina take size tiny or small at 384 to 768 px in chunks of 64. With few heads
@@ -47,9 +40,6 @@ class VirSettings(EncoderSettings):
     stabilise: bool = Field(False, description="RetNet's divisors of each row")
     drop_path: float = Field(0.1, ge=0, lt=1)
     training: dict[str, Any] = Field(default_factory=_deit_training, description="of TrainingSettings")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    mixup: float = Field(0.8, ge=0, description="alpha of MixUp's Beta distribution; 0 is off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix's Beta distribution; 0 is off")
 
 
 class VirRecipe(EncoderRecipe[VirSettings]):
