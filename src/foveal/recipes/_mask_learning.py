@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import nn
 
+from foveal.evaluation.mask_protocol import MaskArrays
 from foveal.metrics.segmentation import binary_counts, overlap_scores
 from foveal.objectives.image_dice import BceImageDiceObjective
 from foveal.training import TrainingSettings, fit
 from foveal.training.randomness import without_touching_randomness
 
 
-@dataclass(frozen=True)
-class MaskData:
-    """Pictures (N, 1, S, S) with masks in {0, 1} of the same shape, to learn from and to be scored on."""
-
-    images: Tensor
-    masks: Tensor
-    test_images: Tensor
-    test_masks: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """One picture with its mask, flipped at random."""
-        axes = [axis for axis in (-2, -1) if torch.rand((), generator=generator) < 0.5]
-        return {"images": self.images[index].flip(axes), "masks": self.masks[index].flip(axes)}
-
-
 def train_and_dice(
     make_network: Callable[[], nn.Module],
-    data: MaskData,
+    data: MaskArrays,
     *,
     steps: int = 250,
     batch_size: int = 4,
@@ -68,7 +49,7 @@ def train_and_dice(
 
 
 @cache
-def spiky_blobs(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskData:
+def spiky_blobs(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskArrays:
     """Lesions: a blob whose radius swings with the angle, spicules and all, on uneven noisy ground."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
@@ -85,7 +66,7 @@ def spiky_blobs(count: int = 200, *, side: int = 64, train: int = 140, seed: int
 
 
 @cache
-def thin_curves(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskData:
+def thin_curves(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskArrays:
     """Vessels: four smooth curves of 2 px from edge to edge in any direction, on uneven noisy ground."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
@@ -104,7 +85,7 @@ def thin_curves(count: int = 200, *, side: int = 64, train: int = 140, seed: int
 
 
 @cache
-def cued_blobs(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskData:
+def cued_blobs(count: int = 200, *, side: int = 64, train: int = 140, seed: int = 0) -> MaskArrays:
     """A dark and a bright blob at one side; a dark or bright square far off, at the other, says which counts.
 
     From the square to the middle of a blob it is half of the side or more.
@@ -135,6 +116,6 @@ def _photograph(mask: np.ndarray, random: np.random.Generator, *, contrast: floa
     return np.clip(ground - contrast * soft + random.normal(scale=0.08, size=mask.shape), 0, 1)
 
 
-def _split(images: list[np.ndarray], masks: list[np.ndarray], train: int) -> MaskData:
+def _split(images: list[np.ndarray], masks: list[np.ndarray], train: int) -> MaskArrays:
     x, y = (torch.from_numpy(np.stack(arrays)).float()[:, None] for arrays in (images, masks))
-    return MaskData(x[:train], y[:train], x[train:], y[train:])
+    return MaskArrays(x[:train], y[:train], x[train:], y[train:])
