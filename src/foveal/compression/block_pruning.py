@@ -290,34 +290,12 @@ def check_block(layers: Sequence[WeightLayer], block: Block) -> None:
             )
 
 
-@register_compressor("lpvit", "kept")
-def lpvit(
-    model: Classifier,
-    material: Material,
-    target: Target,
-    *,
-    block: int | str | Sequence[int] = 32,
-    ranking: Ranking = "taylor",
-    search: Search = "exact",
-    second_order: bool = True,
-    fisher: Literal["mean", "batches"] = "batches",
-    damping: float = 1e-7,
-    smoothing: float = 0.1,
-    power: float = 0.0,
-    points: int = 100,
-    half_width: int = 4,
-    least_kept: float = 0.05,
-    tolerance: float = 0.02,
-    roles: Sequence[Role] = PRUNED,
-    batch_size: int = 32,
-) -> Outcome:
-    """Tiles of weights pruned by what they do to the outputs; what is left runs block-sparse."""
-    options: dict[str, Any] = {
-        "block": block, "ranking": ranking, "search": search, "second_order": second_order,
-        "fisher": fisher, "damping": damping, "smoothing": smoothing, "power": power, "points": points,
-        "half_width": half_width, "least_kept": least_kept, "tolerance": tolerance, "roles": roles,
-        "batch_size": batch_size,
-    }  # fmt: skip
+@register_compressor("lpvit", "kept", behind=prune_blocks)
+def lpvit(model: Classifier, material: Material, target: Target, **options: Any) -> Outcome:
+    """Tiles of weights pruned by what they do to the outputs; what is left runs block-sparse.
+
+    Options: see `prune_blocks`.
+    """
     found = prune_blocks(model, material.images, target.value, **options)
     masks = found.masks(model)
     masks.apply(model)
@@ -329,7 +307,7 @@ def lpvit(
         "products of tiles."
     )
     if not found.within:
-        summary += f" No choice of tiles came within {tolerance:.0%} below the target."
+        summary += " No choice of tiles came nearer below the target."
     rows = [
         {
             "layer": layer.name,

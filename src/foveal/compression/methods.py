@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 from torch import Tensor
 
 from foveal.compression.masks import Masks
 from foveal.models.classifier import Classifier
-from foveal.settings import unknown_name
+from foveal.registry import Options, Registry, check_options, first_line, options_of
 from foveal.training.labelled_samples import LabelledSamples
 
 Kind = Literal["kept", "bits"]
@@ -83,32 +79,37 @@ class Method:
         name: for `foveal compress`.
         compress: `compress(model, material, target, **options)`; changes the model in place.
         targets: kinds that it takes.
+        options: what a user may set.
         summary: first line of its documentation.
     """
 
     name: str
     compress: Compressor
     targets: tuple[Kind, ...]
+    options: Options
     summary: str
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Names of its keyword options."""
-        kinds = inspect.signature(self.compress).parameters.values()
-        return tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+
+_METHODS: Registry[Method] = Registry("compressor", "foveal.compression")
 
 
-_METHODS: dict[str, Method] = {}
+def register_compressor(
+    name: str, *targets: Kind, behind: Callable[..., Any] | None = None
+) -> Callable[[Compressor], Compressor]:
+    """Decorator of a function `compress(model, material, target, *, options)`.
 
+    Args:
+        name: for `foveal compress`.
+        targets: kinds that it takes.
+        behind: the function that it passes its `**options` on to, whose keyword arguments they are.
 
-def register_compressor(name: str, *targets: Kind) -> Callable[[Compressor], Compressor]:
-    """Decorator of a function `compress(model, material, target, *, options)`."""
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def register(function: Compressor) -> Compressor:
-        if name in _METHODS:
-            raise ValueError(f"a compressor {name!r} is registered already")
-        summary = (function.__doc__ or "").strip().split("\n")[0]
-        _METHODS[name] = Method(name, function, targets, summary)
+        options = options_of(function, *([behind] if behind else []))
+        _METHODS.add(name, Method(name, function, targets, options, first_line(function)))
         return function
 
     return register
@@ -116,8 +117,7 @@ def register_compressor(name: str, *targets: Kind) -> Callable[[Compressor], Com
 
 def list_compressors() -> list[str]:
     """Names of all compressors, in order."""
-    _import_all()
-    return sorted(_METHODS)
+    return _METHODS.names()
 
 
 def find_compressor(name: str) -> Method:
@@ -126,10 +126,7 @@ def find_compressor(name: str) -> Method:
     Raises:
         ValueError: there is none of that name.
     """
-    _import_all()
-    if name not in _METHODS:
-        raise ValueError(unknown_name("compressor", name, sorted(_METHODS)))
-    return _METHODS[name]
+    return _METHODS.find(name)
 
 
 def compress_model(
@@ -142,8 +139,7 @@ def compress_model(
             model that it does not suit.
     """
     method = find_compressor(name)
-    if unknown := set(options) - set(method.options):
-        raise ValueError(unknown_name(f"option of {name!r}", unknown.pop(), method.options))
+    check_options(name, method.options, options)
     if target.kind not in method.targets:
         wanted = " or ".join(_EXAMPLES[kind] for kind in method.targets)
         raise ValueError(f"{name} does not take the target {target.text!r}; give {wanted}")
@@ -172,11 +168,3 @@ def parse_target(text: str) -> Target:
 
 
 _EXAMPLES: dict[Kind, str] = {"kept": "such as 2x or 50%", "bits": "such as 6bit"}
-
-
-@cache
-def _import_all() -> None:
-    """Every module of this room registers its compressors on import."""
-    package = importlib.import_module("foveal.compression")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"foveal.compression.{module.name}")

@@ -191,11 +191,13 @@ class Quantized:
         units: that got bits.
         bits: of weights and inputs, by unit.
         rows: one for each unit, JSON values.
+        mixed: bits were allotted by relevance; else the same for all.
     """
 
     units: list[Unit]
     bits: dict[str, Bits]
     rows: list[dict[str, Any]]
+    mixed: bool
 
 
 def quantize_mixed(
@@ -257,53 +259,22 @@ def quantize_mixed(
     rows = quantize(model, few, units, bits, kind=quantizer, clip=clip, attention_weights=attention_weights)
     for row in rows:
         row["contribution"] = omega.get(row["name"])
-    return Quantized(units, bits, rows)
+    return Quantized(units, bits, rows, mixed)
 
 
-@register_compressor("lrp-qvit", "bits")
-def lrp_qvit(
-    model: Classifier,
-    material: Material,
-    target: Target,
-    *,
-    mixed: bool = True,
-    utility: Utility = "concave",
-    budget: Budget = "bits",
-    separate: bool = False,
-    quantizer: Kind = "clipped",
-    calibration: int = 32,
-    measure: Measure = "share",
-    rules: str = "chefer",
-    products: bool = True,
-    clip: Sequence[float] = CLIP_SHARES,
-    attention_weights: AttentionWeights = "log-sqrt2",
-) -> Outcome:
+@register_compressor("lrp-qvit", "bits", behind=quantize_mixed)
+def lrp_qvit(model: Classifier, material: Material, target: Target, **options: Any) -> Outcome:
     """Weights and inputs of 2 to 8 bits, more for layers through which more of the relevance goes.
 
     Options: see `quantize_mixed`. The paper's utility is "linear", of the measure "size": it makes layers as
     wide or as narrow as they may be, and is the worse one in our evidence.
     """
-    done = quantize_mixed(
-        model,
-        material.images,
-        target.value,
-        mixed=mixed,
-        utility=utility,
-        budget=budget,
-        separate=separate,
-        quantizer=quantizer,
-        calibration=calibration,
-        measure=measure,
-        rules=rules,
-        products=products,
-        clip=clip,
-        attention_weights=attention_weights,
-    )
+    done = quantize_mixed(model, material.images, target.value, **options)
     operations = bit_operations(done.units, done.bits) / (32 * 32 * sum(unit.macs for unit in done.units))
     weights, inputs = mean_bits(done.units, done.bits)
     return Outcome(
         f"Weights of {weights:.2f} and inputs of {inputs:.2f} bits in the mean, the first and the last layer "
-        f"of 8, {'allotted by relevance' if mixed else 'the same for all'}; {operations:.1%} of the bit "
+        f"of 8, {'allotted by relevance' if done.mixed else 'the same for all'}; {operations:.1%} of the bit "
         "operations of 32 bits. The numbers on their grids are computed in floats: the file is small, the "
         "model not faster.",
         layers=done.rows,

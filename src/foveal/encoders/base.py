@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from foveal.encoders.features import Features
 from foveal.encoders.preprocessing import EncoderPreprocess
 from foveal.encoders.saving import load_weights, open_model, write_model
-from foveal.settings import unknown_name
+from foveal.registry import Registry
 
 
 class Encoder(nn.Module):
@@ -106,36 +103,23 @@ class Encoder(nn.Module):
 
 
 _E = TypeVar("_E", bound=type[Encoder])
-_REGISTRY: dict[str, type[Encoder]] = {}
+_REGISTRY: Registry[type[Encoder]] = Registry("encoder", "foveal.encoders", left_out="_bridge")
 
 
 def register_encoder(name: str) -> Callable[[_E], _E]:
     """Class decorator that makes an encoder known to `create_encoder` under `name`."""
 
     def register(cls: _E) -> _E:
-        if name in _REGISTRY:
-            raise ValueError(f"an encoder named {name!r} is registered already")
-        _REGISTRY[name] = cls
+        _REGISTRY.add(name, cls)
         cls.registered_name = name
         return cls
 
     return register
 
 
-@cache
-def _load_families() -> None:
-    """Import every file of this room, each of which registers its encoders; bridges are left alone."""
-    import foveal.encoders
-
-    for module in pkgutil.iter_modules(foveal.encoders.__path__):
-        if not module.name.endswith("_bridge"):
-            importlib.import_module(f"foveal.encoders.{module.name}")
-
-
 def list_encoders() -> list[str]:
     """Names of foveal's own encoders, sorted; any timm model is one too, as `timm/NAME`."""
-    _load_families()
-    return sorted(_REGISTRY)
+    return _REGISTRY.names()
 
 
 def encoder_class(name: str) -> type[Encoder]:
@@ -144,10 +128,7 @@ def encoder_class(name: str) -> type[Encoder]:
     Raises:
         ValueError: there is none; the message suggests the nearest name.
     """
-    _load_families()
-    if name not in _REGISTRY:
-        raise ValueError(unknown_name("encoder", name, [*list_encoders(), "timm/NAME", "transformers/NAME"]))
-    return _REGISTRY[name]
+    return _REGISTRY.find(name, others=("timm/NAME", "transformers/NAME"))
 
 
 def create_encoder(name: str, **settings: Any) -> Encoder:

@@ -6,20 +6,17 @@ value for each channel, (B, C, ...), as gradients do, or one for each place, (B,
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foveal.explanation.targets import Target, score_of, weights_of
-from foveal.settings import unknown_name
+from foveal.registry import Registry, check_options, first_line, options_of
 
 Family = Literal["layer map", "gradient", "perturbation", "propagation", "attention", "trained"]
 Attribution = Callable[..., Tensor]
@@ -75,8 +72,7 @@ class Method:
     @property
     def options(self) -> tuple[str, ...]:
         """Names of its keyword options."""
-        kinds = inspect.signature(self.attribute).parameters.values()
-        return tuple(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+        return tuple(options_of(self.attribute))
 
     def with_options(self, **options: Any) -> Callable[[Question], Tensor]:
         """The function from a question to relevance, with options of its own.
@@ -84,16 +80,11 @@ class Method:
         Raises:
             ValueError: an option that it does not have, or one missing that it needs.
         """
-        if unknown := set(options) - set(self.options):
-            raise ValueError(unknown_name(f"option of {self.name!r}", unknown.pop(), self.options))
-        given = inspect.signature(self.attribute).parameters
-        lacking = [name for name in self.options if given[name].default is inspect.Parameter.empty]
-        if needed := [name for name in lacking if name not in options]:
-            raise ValueError(f"{self.name} needs the option {', '.join(needed)}")
+        check_options(self.name, options_of(self.attribute), options)
         return partial(self.attribute, **options)
 
 
-_METHODS: dict[str, Method] = {}
+_METHODS: Registry[Method] = Registry("method", "foveal.explanation")
 
 
 def register_method(
@@ -102,10 +93,7 @@ def register_method(
     """Decorator of a function that answers a `Question`; its keyword-only arguments are the options."""
 
     def register(function: Attribution) -> Attribution:
-        if name in _METHODS:
-            raise ValueError(f"a method {name!r} is registered already")
-        summary = (function.__doc__ or "").strip().split("\n")[0]
-        _METHODS[name] = Method(name, family, function, signed, summary)
+        _METHODS.add(name, Method(name, family, function, signed, first_line(function)))
         return function
 
     return register
@@ -113,8 +101,7 @@ def register_method(
 
 def list_methods() -> list[str]:
     """Names of all explainers, in order."""
-    _import_all()
-    return sorted(_METHODS)
+    return _METHODS.names()
 
 
 def find_method(name: str) -> Method:
@@ -123,10 +110,7 @@ def find_method(name: str) -> Method:
     Raises:
         ValueError: there is none of that name.
     """
-    _import_all()
-    if name not in _METHODS:
-        raise ValueError(unknown_name("method", name, sorted(_METHODS)))
-    return _METHODS[name]
+    return _METHODS.find(name)
 
 
 def explain(
@@ -199,11 +183,3 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-@cache
-def _import_all() -> None:
-    """Every module of this room registers its methods on import."""
-    package = importlib.import_module("foveal.explanation")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"foveal.explanation.{module.name}")

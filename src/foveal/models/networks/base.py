@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
 from torch import nn
 
-from foveal.settings import unknown_name
+from foveal.registry import Registry
 
 _N = TypeVar("_N", bound=Callable[..., nn.Module])
-_REGISTRY: dict[str, Callable[..., nn.Module]] = {}
+_REGISTRY: Registry[Callable[..., nn.Module]] = Registry("network", "foveal.models.networks")
 
 
 def register_network(name: str) -> Callable[[_N], _N]:
@@ -27,27 +24,15 @@ def register_network(name: str) -> Callable[[_N], _N]:
     """
 
     def register(make: _N) -> _N:
-        if name in _REGISTRY:
-            raise ValueError(f"a network named {name!r} is registered already")
-        _REGISTRY[name] = make
+        _REGISTRY.add(name, make)
         return make
 
     return register
 
 
-@cache
-def _load_all() -> None:
-    """Import every file of this package, each of which registers its networks."""
-    import foveal.models.networks as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-
-
 def list_networks() -> list[str]:
     """Names of foveal's own networks, sorted."""
-    _load_all()
-    return sorted(_REGISTRY)
+    return _REGISTRY.names()
 
 
 def create_network(name: str, *, outputs: int, **settings: Any) -> nn.Module:
@@ -61,6 +46,4 @@ def create_network(name: str, *, outputs: int, **settings: Any) -> nn.Module:
     Raises:
         ValueError: the name is not known.
     """
-    if name not in list_networks():
-        raise ValueError(unknown_name("network", name, list_networks()))
-    return _REGISTRY[name](outputs=outputs, **settings)
+    return _REGISTRY.find(name)(outputs=outputs, **settings)
