@@ -4,9 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from foveal.compression.magnitude_pruning import magnitude_masks
-from foveal.compression.sparse_files import read_sparse, write_sparse
+from foveal.compression.run import CompressSettings, compress
+from foveal.encoders.checkpoints import read_checkpoint
+from foveal.models import Classifier
+from foveal.sparse_files import read_tensors, write_sparse
 
 
 @pytest.mark.parametrize(("form", "most"), [("bitmask", 0.56), ("csr", 0.82)])
@@ -18,7 +22,7 @@ def test_half_the_weights_take_less_than_all_and_come_back_exactly(classifier, t
     # names and shapes take kilobytes in so small a file
     assert told.bytes - 12_000 < most * told.dense
     assert told.bytes < told.dense
-    state = read_sparse(tmp_path / "small")
+    state = read_tensors(tmp_path / "small")
     assert state.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         assert state[name].equal(value)
@@ -31,7 +35,7 @@ def test_half_the_weights_take_less_than_all_and_come_back_exactly(classifier, t
 
 def test_weights_that_are_all_there_stay_dense(classifier, tmp_path) -> None:
     assert write_sparse(classifier, tmp_path / "whole", form="csr").tensors == 0
-    state = read_sparse(tmp_path / "whole")
+    state = read_tensors(tmp_path / "whole")
     assert all(state[name].equal(value) for name, value in classifier.state_dict().items())
 
 
@@ -46,18 +50,36 @@ def test_long_rows_empty_tensors_and_all_zeros_come_back(tmp_path, form) -> None
         model.register_buffer(name, value)
     model.register_buffer("halves", torch.zeros(64, 64, dtype=torch.float16))
     assert write_sparse(model, tmp_path / "x", form=form).tensors == 5
-    state = read_sparse(tmp_path / "x")
+    state = read_tensors(tmp_path / "x")
     assert all(state[name].equal(value) for name, value in model.state_dict().items())
 
 
 def test_other_forms_and_files_are_refused(classifier, tmp_path) -> None:
     with pytest.raises(ValueError, match="did you mean 'csr'"):
         write_sparse(classifier, tmp_path / "x", form="csc")  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError, match="write it with write_sparse"):
-        read_sparse(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        read_tensors(tmp_path / "none")
     (tmp_path / "text").write_text("weights")
-    with pytest.raises(ValueError, match="no safetensors file"):
-        read_sparse(tmp_path / "text")
-    classifier.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="holds no sparse weights"):
-        read_sparse(tmp_path / "model" / "model.safetensors")
+    with pytest.raises(SafetensorError):
+        read_tensors(tmp_path / "text")
+
+
+def test_files_of_any_weights_are_read(classifier, tmp_path) -> None:
+    state = read_tensors(classifier.save_pretrained(tmp_path) / "model.safetensors")
+    assert all(state[name].equal(value) for name, value in classifier.state_dict().items())
+
+
+def test_a_pruned_model_has_a_smaller_file_and_loads_as_any_other(npz, folder, tmp_path) -> None:
+    settings = CompressSettings(rounds=1, memory=False, batch=2, calibration=8)
+    found = compress(
+        folder, npz, tmp_path / "out", method="sparse-then-prune", target="50%", settings=settings
+    )
+    before, after = found.costs["before"], found.costs["after"]
+    assert after.bytes - 12_000 < 0.57 * before.bytes
+    assert f"{after.bytes / 1e6:.2f}" in (tmp_path / "out" / "README.md").read_text()
+    whole, pruned = Classifier.from_pretrained(folder), Classifier.from_pretrained(tmp_path / "out")
+    kept = magnitude_masks(whole, 0.5)
+    kept.apply(whole)
+    for name, value in whole.state_dict().items():
+        assert pruned.state_dict()[name].equal(value)
+    assert read_checkpoint(tmp_path / "out")["backbone.pos_embed"].equal(whole.encoder.backbone.pos_embed)

@@ -15,6 +15,7 @@ from foveal.compression.masks import Masks
 from foveal.compression.methods import Material, Outcome, Target, register_compressor
 from foveal.compression.narrowing import narrow_blocks_to
 from foveal.models.classifier import Classifier
+from foveal.models.pretrained import WEIGHTS
 from foveal.objectives.base import Objective
 from foveal.objectives.classification import ClassificationObjective
 from foveal.settings import unknown_name
@@ -335,12 +336,12 @@ def sparse_then_prune(
     recovered = f", with {recovery_steps} steps of training after each" if recovery_steps else ""
     summary = (
         f"{1 - masks.share:.1%} of the weights are 0, chosen by {criterion} {way}{recovered}. The pruned "
-        f"tensors take {stored.dense / 1e6:.3f} MB as they are, {stored.bitmask / 1e6:.3f} MB with a bit a "
-        f"weight and {stored.csr / 1e6:.3f} MB as CSR of 32-bit columns (`foveal.compression.sparse_files` "
-        "writes them). Zeros that are scattered make nothing faster."
+        f"tensors take {stored.dense / 1e6:.3f} MB as they are and {stored.bitmask / 1e6:.3f} MB with a bit "
+        f"a weight, as `{WEIGHTS}` holds them ({stored.csr / 1e6:.3f} MB as CSR). Zeros that are scattered "
+        "make nothing faster."
     )
     rows = [*sparsity_rows(model, masks), *_entropy_rows(before, after)]
-    return Outcome(_with_entropy(summary, before, after), layers=rows, masks=masks)
+    return Outcome(_with_entropy(summary, before, after), layers=rows, masks=masks, scattered=True)
 
 
 def _narrowed(model: Classifier, material: Material, target: Target, before: dict[str, float]) -> Outcome:

@@ -59,6 +59,7 @@ class Outcome:
         masks: weights that must stay 0 while the model is tuned.
         finish: makes what is fast of what could be tuned; called after tuning.
         runtime: "onnx-int8" where the gain is in ONNX Runtime's 8-bit kernels.
+        scattered: many weights are 0 here and there, which the file of weights leaves out.
     """
 
     summary: str
@@ -66,6 +67,7 @@ class Outcome:
     masks: Masks | None = None
     finish: Callable[[Classifier], None] | None = None
     runtime: Literal["torch", "onnx-int8"] = "torch"
+    scattered: bool = False
 
 
 Compressor = Callable[..., Outcome]

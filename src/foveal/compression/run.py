@@ -22,17 +22,18 @@ from foveal.compression.methods import (
     find_compressor,
     parse_target,
 )
-from foveal.compression.onnx_models import export_onnx
+from foveal.compression.onnx_models import ONNX, export_onnx
 from foveal.files import write_atomically
 from foveal.markdown import table
 from foveal.metrics.discrimination import DiscriminationIntervals, discrimination_intervals
 from foveal.models.classifier import Classifier
-from foveal.models.pretrained import CARD, CONFIG, weights_hash
+from foveal.models.pretrained import CARD, CONFIG, WEIGHTS, weights_hash
 from foveal.objectives.base import Objective
 from foveal.objectives.classification import ClassificationObjective
 from foveal.objectives.distillation import DistillationObjective
 from foveal.scans.labelled_images import read_labelled_images
 from foveal.settings import Settings
+from foveal.sparse_files import write_sparse
 from foveal.training.classification import class_probabilities
 from foveal.training.labelled_samples import ImageAugmentation, LabelledSamples
 from foveal.training.loop import fit
@@ -129,6 +130,8 @@ def compress(
     if outcome.finish is not None:
         outcome.finish(after)
     after.eval().save_pretrained(out)
+    if outcome.scattered:
+        write_sparse(after, out / WEIGHTS)
     apart = None
     if settings.onnx or outcome.runtime == "onnx-int8":
         apart = export_onnx(after, out, material.images[:8], bits=8 if outcome.runtime == "onnx-int8" else 32)
@@ -304,5 +307,10 @@ def _write(
         shown,
     ]
     if apart is not None:
-        parts.append(f"ONNX Runtime's probabilities are at most {apart:.2g} from torch's on 8 images.")
+        sizes = [(found.folder / name).stat().st_size / 1e6 for name in (ONNX, WEIGHTS)]
+        parts.append(
+            f"ONNX Runtime runs `{ONNX}` ({sizes[0]:.2f} MB); its probabilities are at most {apart:.2g} "
+            f"from torch's on 8 images. `{WEIGHTS}` ({sizes[1]:.2f} MB) beside it is for torch, which "
+            "explanations need; a place that only classifies does without."
+        )
     write_atomically(found.folder / CARD, "\n\n".join(parts) + "\n")

@@ -15,13 +15,13 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foveal.blocks.patches import LearnedPositions, PatchEmbed
 from foveal.encoders.base import Encoder
 from foveal.encoders.saving import WEIGHTS, open_model
 from foveal.settings import unknown_name
+from foveal.sparse_files import read_tensors
 
 State = dict[str, Tensor]
 Layout = Callable[[State], State | tuple[State, State | None]]
@@ -136,7 +136,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
         )
     try:
         if file.suffix == ".safetensors":
-            return dict(load_file(file))
+            return dict(read_tensors(file))
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -156,7 +156,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
 
 
 def _saved_encoder(folder: Path) -> dict[str, Any]:
-    state = load_file(open_model(folder)[0] / WEIGHTS)
+    state = read_tensors(open_model(folder)[0] / WEIGHTS)
     inside = {name.removeprefix(_PART): value for name, value in state.items() if name.startswith(_PART)}
     return dict(inside or state)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from foveal.blocks.changes import Change, change_again, changes_of
 from foveal.files import file_sha256, write_atomically
+from foveal.sparse_files import read_tensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -98,7 +99,7 @@ def load_weights(module: nn.Module, folder: Path, changes: Sequence[Change] = ()
     """
     try:
         change_again(module, changes)
-        module.load_state_dict(load_file(folder / WEIGHTS))
+        module.load_state_dict(read_tensors(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{folder}: the saved model cannot be loaded: {error}") from error
 

@@ -33,7 +33,6 @@ from foveal.compression.pruning_sweep import (
     sweep_picture,
     sweep_table,
 )
-from foveal.compression.sparse_files import SparseForm, read_sparse, write_sparse
 from foveal.machine import seconds_of
 from foveal.models import Classifier, ClassifierConfig
 from foveal.objectives.attention_sparsity import attention_penalty, log_sum
@@ -51,6 +50,7 @@ from foveal.recipes._sparse_then_prune_learning import (
     tuned,
 )
 from foveal.recipes.base import Evidence, Finding, Scale, Section
+from foveal.sparse_files import SparseForm, read_tensors, write_sparse
 from foveal.training import TrainingSettings
 
 RATIOS = (0.3, 0.5, 0.7)
@@ -198,7 +198,7 @@ def sizes() -> Iterator[Finding]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.safetensors"
             told = write_sparse(model, path, form=form)
-            same = all(value.equal(model.state_dict()[name]) for name, value in read_sparse(path).items())
+            same = all(value.equal(model.state_dict()[name]) for name, value in read_tensors(path).items())
         yield Finding.at_most(
             f"50 % taken, {form}: file over the dense tensors", told.bytes / told.dense, 0.999
         )

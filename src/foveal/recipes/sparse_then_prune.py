@@ -117,7 +117,7 @@ class SparseThenPrune(EncoderRecipe[SparseThenPruneSettings]):
             "blocks.attention_taps",
             "compression.magnitude_pruning",
             "compression.pruning_sweep",
-            "compression.sparse_files",
+            "sparse_files",
             "compression.masks",
             "timm: VisionTransformer",
         ),
