@@ -68,10 +68,10 @@ def block_sparse_linear(
         )
     if backend not in BACKENDS:
         raise ValueError(unknown_name("backend", backend, BACKENDS))
-    learns = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, tiles, bias)
+    learns = torch.is_grad_enabled() and (
+        x.requires_grad or tiles.requires_grad or (bias is not None and bias.requires_grad)
     )
-    same = {x.dtype, tiles.dtype} == {torch.float32} and x.device.type == "cpu"
+    same = x.dtype is torch.float32 and tiles.dtype is torch.float32 and x.is_cpu
     compiles = same and height % NARROWEST == 0 and not learns
     if backend == "auto":
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -2,71 +2,65 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from foveal.kernels.threads import on_threads
+from foveal.kernels.denormals import flush_denormals, restore_denormals
+from foveal.kernels.team import on_team
 
 VECTOR = 8  # numbers; two such vectors for each of six rows fill the sixteen registers of AVX2 but for three
 ROWS = 6
 TOGETHER = 768  # inputs of kept tiles that stay near while a group of rows passes
 GROUP = 192  # rows of x that stay near while all tiles pass
 UNROLLED = 4
+SMALL = 1_000_000  # products that one thread has done before another one is awake
+_NUMBERS = 16  # of a job
 
 
 def multiply_on_cpu(
     x: Tensor, tiles: Tensor, starts: Tensor, columns: Tensor, bias: Tensor | None, outputs: int
 ) -> Tensor:
     """Checked 32-bit tensors, as `block_sparse_linear` takes them."""
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    rows, (_, width, height) = len(starts) - 1, tiles.shape
-    first = np.zeros(rows * height, np.float32)
-    if bias is not None:
-        first[:outputs] = bias.detach().float().numpy()
-    y = np.empty((len(flat), rows * height), np.float32)
-    arrays = (
-        flat.detach().numpy().reshape(-1),
-        tiles.detach().contiguous().numpy().reshape(-1),
-        starts.numpy(),
-        columns.numpy(),
-    )
-    _check(*arrays[2:], inputs=x.shape[-1], width=width)
-    sizes = (x.shape[-1], height, width, max(1, TOGETHER // width))
-    on_threads(
-        lambda some: _multiply(some, *arrays, first, y.reshape(-1), *sizes),
-        _groups(len(flat), torch.get_num_threads()),
-    )
-    found = torch.from_numpy(y)
-    return (found if outputs == found.shape[1] else found[:, :outputs].contiguous()).view(
-        *x.shape[:-1], outputs
-    )
+    inputs, rows, (count, width, height) = x.shape[-1], len(starts) - 1, tiles.shape
+    wide = rows * height
+    # Names hold what the job has only addresses of.
+    flat, tiles = x.reshape(-1, inputs).contiguous(), tiles.contiguous()
+    starts, columns = starts.long().contiguous(), columns.long().contiguous()
+    if bias is None or outputs != wide or bias.dtype != torch.float32:
+        first = x.new_zeros(wide)
+        if bias is not None:
+            first[:outputs] = bias
+    else:
+        first = bias.contiguous()
+    y = x.new_empty(len(flat), wide)
+    threads = 1 if len(flat) * tiles.numel() < SMALL else torch.get_num_threads()
+    job = (ctypes.c_int64 * _NUMBERS)(
+        0, 0, len(flat), _size(len(flat), threads), rows, count, inputs, height, width,
+        max(1, TOGETHER // width), flat.data_ptr(), tiles.data_ptr(), starts.data_ptr(),
+        columns.data_ptr(), first.data_ptr(), y.data_ptr(),
+    )  # fmt: skip
+    on_team(_multiply, job, threads)
+    if job[1]:
+        raise ValueError(
+            f"starts must rise from 0 to the number of tiles, {count}, and columns be below "
+            f"{-(-inputs // width)}, the tiles {width} wide of {inputs} inputs"
+        )
+    return (y if outputs == wide else y[:, :outputs].contiguous()).view(*x.shape[:-1], outputs)
 
 
-def _check(starts: np.ndarray, columns: np.ndarray, *, inputs: int, width: int) -> None:
-    """Compiled code would read beyond its arrays."""
-    across = -(-inputs // width)
-    if len(columns) and not (columns.min() >= 0 and columns.max() < across):
-        raise ValueError(f"columns up to {columns.max()}; {inputs} inputs have {across} tiles {width} wide")
-    if starts[0] != 0 or starts[-1] != len(columns) or (np.diff(starts) < 0).any():
-        raise ValueError(f"starts must rise from 0 to the number of tiles, {len(columns)}")
-
-
-@lru_cache(maxsize=64)
-def _groups(count: int, threads: int) -> np.ndarray:
-    """(M, 2): first and last of some rows, as many for each thread."""
+def _size(count: int, threads: int) -> int:
+    """Rows of a group: as many groups for each thread, of which the rows stay near."""
     share = -(-count // max(1, threads * -(-count // (threads * GROUP))))
-    size = max(ROWS, -(-share // ROWS) * ROWS)
-    begins = np.arange(0, count, size)
-    return np.stack([begins, np.minimum(begins + size, count)], axis=1)
+    return max(ROWS, -(-share // ROWS) * ROWS)
 
 
 def _product(rows: int, vectors: int) -> Callable[..., None]:
@@ -166,21 +160,42 @@ _six_of_two, _one_of_two = _product(ROWS, 2), _product(1, 2)
 _six_of_one, _one_of_one = _product(ROWS, 1), _product(1, 1)
 
 
-# fmt: off
+@intrinsic
+def _pointer(_typing, address):  # type: ignore[no-untyped-def]
+    """An address as what `carray` takes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@intrinsic
+def _take(_typing, numbers):  # type: ignore[no-untyped-def]
+    """The first of some 64-bit numbers, which grows by one; no two threads get the same."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(numbers), generate
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def _multiply(groups, x, tiles, starts, columns, bias, y, inputs, height, width, together):  # type: ignore[no-untyped-def]
-    wide = (len(starts) - 1) * height
-    sizes = (wide, inputs, height, width)
-    for g in range(len(groups)):
-        rows = (groups[g, 0], groups[g, 1])
-        for r in range(len(starts) - 1):
-            begin, end = starts[r], min(starts[r] + together, starts[r + 1])
-            _add_tiles(rows, r * height, bias, 0, x, tiles, columns, begin, end, y, sizes)
-            while end < starts[r + 1]:
-                begin, end = end, min(end + together, starts[r + 1])
-                _add_tiles(rows, r * height, y, wide, x, tiles, columns, begin, end, y, sizes)
+def _fits(starts, columns, across):  # type: ignore[no-untyped-def]
+    """Whether all tiles lie within the weight; else the product would read beyond its arrays."""
+    if starts[0] != 0 or starts[-1] != len(columns):
+        return False
+    for r in range(len(starts) - 1):
+        if starts[r + 1] < starts[r]:
+            return False
+    for column in columns:  # noqa: SIM110, Numba has no `all`
+        if column < 0 or column >= across:
+            return False
+    return True
 
 
+# fmt: off
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_tiles(rows, place, old, stride, x, tiles, columns, begin, end, y, sizes):  # type: ignore[no-untyped-def]
     """y = old + what the tiles give, for a range of rows and the outputs from `place` of a row of tiles."""
@@ -189,6 +204,8 @@ def _add_tiles(rows, place, old, stride, x, tiles, columns, begin, end, y, sizes
         double = h + 2 * VECTOR <= height
         t = rows[0]
         while t < rows[1]:
+            if t + ROWS > rows[1] and stride == 0 and rows[1] - rows[0] >= ROWS:
+                t = rows[1] - ROWS  # the last six once more: nothing was added to them that would count twice
             six = t + ROWS <= rows[1]
             at, of, from_x = t * wide + place + h, t * stride + place + h, t * inputs
             if six and double:
@@ -205,3 +222,34 @@ def _add_tiles(rows, place, old, stride, x, tiles, columns, begin, end, y, sizes
                             tiles, h, columns, begin, end, height, width)
             t += ROWS if six else 1
 # fmt: on
+
+
+@cfunc(types.void(types.voidptr), cache=True, error_model="numpy")
+def _multiply(address):  # type: ignore[no-untyped-def]
+    """Groups of rows, one after the other, until none is left; the job's first number counts them."""
+    job = carray(address, _NUMBERS, np.int64)
+    count, size, rows, inputs, height, width = job[2], job[3], job[4], job[6], job[7], job[8]
+    wide = rows * height
+    starts = carray(_pointer(job[12]), rows + 1, np.int64)
+    columns = carray(_pointer(job[13]), job[5], np.int64)
+    if not _fits(starts, columns, (inputs + width - 1) // width):
+        job[1] = 1
+        return
+    x = carray(_pointer(job[10]), count * inputs, np.float32)
+    tiles = carray(_pointer(job[11]), job[5] * height * width, np.float32)
+    bias = carray(_pointer(job[14]), wide, np.float32)
+    y = carray(_pointer(job[15]), count * wide, np.float32)
+    sizes = (wide, inputs, height, width)
+    before = flush_denormals()
+    while True:
+        first = _take(job) * size
+        if first >= count:
+            break
+        some = (first, min(first + size, count))
+        for r in range(rows):
+            begin, end = starts[r], min(starts[r] + job[9], starts[r + 1])
+            _add_tiles(some, r * height, bias, 0, x, tiles, columns, begin, end, y, sizes)
+            while end < starts[r + 1]:
+                begin, end = end, min(end + job[9], starts[r + 1])
+                _add_tiles(some, r * height, y, wide, x, tiles, columns, begin, end, y, sizes)
+    restore_denormals(before)

@@ -45,15 +45,37 @@ def _control(new):  # type: ignore[no-untyped-def]
     return _swap_control(new)  # type: ignore[call-arg]
 
 
+if _HAS_REGISTER:
+
+    @njit(nogil=True, cache=True)
+    def flush_denormals():  # type: ignore[no-untyped-def]
+        """Take denormal numbers for zero in the calling thread from now on; gives what to restore."""
+        before = _control(np.int32(-1))
+        _control(np.int32(before | _FLUSH))
+        return before
+
+    @njit(nogil=True, cache=True)
+    def restore_denormals(before):  # type: ignore[no-untyped-def]
+        """Treat them as before."""
+        _control(np.int32(before))
+
+else:
+
+    @njit(nogil=True, cache=True)
+    def flush_denormals():  # type: ignore[no-untyped-def]
+        """Other processors are left alone."""
+        return np.int32(0)
+
+    @njit(nogil=True, cache=True)
+    def restore_denormals(before):  # type: ignore[no-untyped-def]
+        """Other processors are left alone."""
+
+
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
     """Take denormal numbers for zero in the calling thread, on x86; elsewhere this does nothing."""
-    if not _HAS_REGISTER:
-        yield
-        return
-    before = _control(np.int32(-1))
-    _control(np.int32(before | _FLUSH))
+    before = flush_denormals()
     try:
         yield
     finally:
-        _control(np.int32(before))
+        restore_denormals(before)
