@@ -183,3 +183,33 @@ def test_tokens_are_laid_out_as_maps():
     assert as_maps(tokens, images, prefix_tokens=1).equal(with_class)
     with pytest.raises(ValueError, match="prefix_tokens"):
         as_maps(torch.rand(1, 13, 2), images)
+
+
+@pytest.mark.parametrize(
+    "method", ["saliency", "input-x-gradient", "guided-backprop", "grad-cam", "lrp", "salient-relevance"]
+)
+def test_one_pass_serves_the_score_and_its_gradient(network, method):
+    passes = []
+    network.register_forward_hook(lambda *_: passes.append(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the score may be below 0
+        explain(network, torch.rand(2, 3, 8, 8), method=method)
+    assert len(passes) == 1
+
+
+def test_a_question_about_other_images_keeps_its_weights(network):
+    images, other = torch.rand(2, 2, 3, 8, 8)
+    asked = ask(network, images, torch.Tensor.sigmoid)  # weights that depend on the outputs
+    assert not torch.equal(ask(network, other, torch.Tensor.sigmoid).weights, asked.weights)
+    assert torch.equal(asked.about(images=other).weights, asked.weights)
+    asked = ask(network, images)
+    assert torch.equal(asked.first_score(images), asked.score(images))
+    assert torch.equal(asked.outputs, network(images))
+
+
+def test_inference_mode_leaves_a_question_of_which_gradients_can_be_had(network):
+    asked = ask(network, torch.rand(2, 3, 8, 8))
+    with torch.inference_mode():
+        asked.weights  # noqa: B018
+    images = asked.images.clone().requires_grad_()
+    assert torch.autograd.grad(asked.score(images).sum(), images)[0].abs().sum() > 0

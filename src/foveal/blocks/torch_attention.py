@@ -79,6 +79,9 @@ def multi_head_in_steps(
     if in_proj_weight is None or bias_k is not None or add_zero_attn or key_padding_mask is not None:
         raise NotImplementedError("torch's multi-head attention with these options cannot be taken apart")
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    # Tokens turned by `batch_first` are laid out in memory once; torch would multiply them batch by batch.
+    laid_out = {id(x): x.contiguous() for x in (query, key, value)}
+    query, key, value = (laid_out[id(x)] for x in (query, key, value))
     heads = [
         linear(x, w, b).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
         for x, w, b in zip((query, key, value), in_proj_weight.chunk(3), biases, strict=True)

@@ -70,7 +70,7 @@ def attention_relevance(
     """Attention times the score's gradient, positive part, rolled out (Chefer et al., arXiv 2103.15679)."""
     images = asked.images.clone().requires_grad_()
     with attention_tapped(asked.model) as kept:
-        score = asked.score(images)
+        score = asked.first_score(images)
     check_attention(asked.model, kept)
     maps = [layer.weights for layer in kept]
     gradients = torch.autograd.grad(score.sum(), maps, allow_unused=True)

@@ -159,7 +159,7 @@ def _weighted(
 ) -> Tensor:
     images = asked.images.clone().requires_grad_()
     with tapped_maps(asked.model, asked.images, layer) as kept:
-        score = asked.score(images)
+        score = asked.first_score(images)
     (gradient,) = torch.autograd.grad(score.sum(), kept())
     maps, gradient = (
         as_maps(x, images, prefix_tokens=prefix_tokens, grid=grid) for x in (kept().detach(), gradient)

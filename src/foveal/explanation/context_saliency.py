@@ -45,7 +45,7 @@ def salient_relevance(
     with their sign. The other options are those of `context_saliency`. It may hide diffuse evidence: keep
     the map itself beside it.
     """
-    raw = attribute(asked.model, asked.images, lambda outputs: asked.weights, method=of, **options)
+    raw = attribute(asked.model, asked.images, asked.weights_for, method=of, **options)
     if raw.ndim != asked.images.ndim:
         raw = raw[:, None]
     if raw.ndim != 4:

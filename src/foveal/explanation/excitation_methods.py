@@ -7,9 +7,7 @@ beta 0, without biases.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -56,7 +54,7 @@ def contrastive_excitation(
     opposite = _Opposite(asked.model, _last_weighted(asked.model, asked.images)).eval()
     inner = None if layer is None else f"model.{layer}"
     own = _winning(asked, layer, prefix_tokens, grid)
-    other = _winning(replace(asked, model=opposite), inner, prefix_tokens, grid)
+    other = _winning(asked.about(model=opposite), inner, prefix_tokens, grid)
     return (_unit_sum(own) - _unit_sum(other)).relu()
 
 
@@ -80,9 +78,9 @@ def _winning(
     asked: Question, layer: str | None, prefix_tokens: int | None, grid: Sequence[int] | None
 ) -> Tensor:
     """Relevance that starts as the weights themselves: they over the outputs, times the outputs."""
-    with torch.no_grad():
-        outputs = asked.model(asked.images)
-    started = replace(asked, known=outputs, weights=asked.weights / stabilised(outputs, 1e-6))
+    started = Question(
+        asked.model, asked.images, lambda outputs: asked.weights_for(outputs) / stabilised(outputs, 1e-6)
+    )
     pixels, inside = relevance_of(started, EXCITATION, layers=[] if layer is None else [layer])
     if layer is None:
         return pixels.sum(dim=1)

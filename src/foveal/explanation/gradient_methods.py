@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -164,7 +163,7 @@ def _noisy_moments(
     square: Tensor | None = None
     for _ in range(samples):
         drawn = torch.normal(0.0, deviation, generator=generator).to(images)
-        found = method.attribute(replace(asked, images=images + drawn), **options).detach()
+        found = method.attribute(asked.about(images=images + drawn), **options).detach()
         mean = found / samples if mean is None else mean + found / samples
         square = found.square() / samples if square is None else square + found.square() / samples
     assert mean is not None
@@ -175,7 +174,7 @@ def _noisy_moments(
 def _rectified_gradient(asked: Question, *, guided: bool) -> Tensor:
     images = asked.images.detach().clone().requires_grad_()
     with _Rectifying(guided=guided) as mode:
-        score = asked.score(images)
+        score = asked.first_score(images)
     if not mode.met:
         warnings.warn(
             f"{type(asked.model).__name__} has no ReLU, where alone this method differs from saliency",

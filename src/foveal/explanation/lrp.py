@@ -80,8 +80,9 @@ def lrp(asked: Question, *, composite: str | Composite = "auto") -> Tensor:
 
     def weights(outputs: Tensor) -> Tensor:
         nonlocal below
-        below = score_of(outputs, asked.weights) < 0
-        return asked.weights
+        found = asked.weights_for(outputs)
+        below = score_of(outputs, found) < 0
+        return found
 
     relevance, _ = propagate(asked.model, asked.images, weights, composite)
     if below.any():
@@ -96,8 +97,8 @@ def lrp(asked: Question, *, composite: str | Composite = "auto") -> Tensor:
 def relevance_of(
     asked: Question, composite: str | Composite = "auto", *, layers: Sequence[str] = ()
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`propagate` for a question whose score is known already."""
-    return propagate(asked.model, asked.images, lambda outputs: asked.weights, composite, layers=layers)
+    """`propagate` for a question."""
+    return propagate(asked.model, asked.images, asked.weights_for, composite, layers=layers)
 
 
 def propagate(
@@ -110,7 +111,7 @@ def propagate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Relevance of the pixels, and of the outputs of named layers, each of the shape of what it explains.
 
-    One forward and one backward pass; `explain` adds checks and a pass of its own for the score.
+    One forward and one backward pass, also where `explain` is called.
 
     Args:
         model: in evaluation mode.
@@ -127,10 +128,15 @@ def propagate(
     shift = getattr(model, "mean", None)
     images = images.detach().clone().requires_grad_()
     with frozen(model):
-        with tapped(model, layers) as kept, named_calls(model) as calls:
-            mode = Propagation(rules, calls)
-            with mode:
-                outputs = model(images)
+        with tapped(model, layers) as kept:
+            mode = Propagation(rules)
+            try:
+                with mode:
+                    outputs = model(images)
+            except NotImplementedError:
+                with named_calls(model) as calls, Propagation(rules, calls):
+                    model(images)  # once more, to name the module
+                raise
         score = (outputs * weights_of(outputs.detach(), target)).sum()
         found = torch.autograd.grad(score, [images, *kept.values()], allow_unused=True)
     images = images.detach()

@@ -6,7 +6,7 @@ deviations and divisors are held constant (arXiv 2402.05602, 2406.07592 for scan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -95,9 +95,12 @@ class _Linear:
 
 
 class Propagation(TorchFunctionMode):
-    """Gives operations on tensors that depend on the images their modified gradients."""
+    """Gives operations on tensors that depend on the images their modified gradients.
 
-    def __init__(self, composite: Composite, calls: list[str]) -> None:
+    `calls` are the names of the modules that are being called, for errors; see `named_calls`.
+    """
+
+    def __init__(self, composite: Composite, calls: Sequence[str] = ()) -> None:
         super().__init__()
         self.composite, self.calls = composite, calls
         self._met_first = False

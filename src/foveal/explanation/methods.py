@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.explanation.targets import Target, score_of, weights_of
+from foveal.explanation.targets import Target, Weights, score_of, weights_of
 from foveal.registry import Registry, check_options, first_line, options_of
 
 Family = Literal["layer map", "gradient", "perturbation", "propagation", "attention", "trained"]
@@ -29,13 +29,13 @@ class Question:
     Attributes:
         model: in evaluation mode, images to outputs (B, K) or (B, K, ...).
         images: (B, C, H, W) or (B, C, T, H, W), float.
-        weights: of the outputs, fixed; the score is the weighted sum.
+        weigh: the weights of the outputs, or a function from the outputs of the unchanged images to them.
         known: outputs of the model for these images, where they are known; see `outputs`.
     """
 
     model: nn.Module
     images: Tensor
-    weights: Tensor
+    weigh: Weights | Tensor
     known: Tensor | None = None
 
     @cached_property
@@ -43,12 +43,45 @@ class Question:
         """Of the model for these images, (B, K) or (B, K, ...), without gradient; one pass if unknown."""
         if self.known is not None:
             return self.known
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             return self.model(self.images)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Of the outputs, fixed; the score is the weighted sum. One pass if the outputs are not known."""
+        return self.weigh if isinstance(self.weigh, Tensor) else self.weights_for(self.outputs)
+
+    def weights_for(self, outputs: Tensor) -> Tensor:
+        """The weights, for outputs of the unchanged images from a pass that a method makes anyway.
+
+        While layers are tapped this is the way to them: `weights` may have to make a pass of its own.
+        """
+        if self.known is None and "outputs" not in self.__dict__:
+            self.__dict__["outputs"] = outputs.detach()
+        if isinstance(self.weigh, Tensor):
+            return self.weigh
+        if "weights" not in self.__dict__:
+            with torch.inference_mode(False), torch.no_grad():
+                self.__dict__["weights"] = self.weigh(self.outputs)
+        return self.weights
+
+    def first_score(self, images: Tensor) -> Tensor:
+        """(B,) scores of the question's own images, in a form of which a method wants gradients.
+
+        The pass tells the outputs and the weights too, which then need none of their own.
+        """
+        outputs = self.model(images)
+        return score_of(outputs, self.weights_for(outputs))
 
     def score(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
         """(B,) scores of changed images, by the question's weights or others (B, ...)."""
         return score_of(self.model(images), self.weights if weights is None else weights)
+
+    def about(self, *, model: nn.Module | None = None, images: Tensor | None = None) -> Question:
+        """The same question of another model or other images: the weights are those of this one."""
+        return Question(
+            self.model if model is None else model, self.images if images is None else images, self.weights
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +185,7 @@ def attribute(
 
 
 def ask(model: nn.Module, images: Tensor, target: Target = None) -> Question:
-    """Check a model and its images, and fix the weights of the target.
+    """Check a model and its images; a wrong target is an error of the first pass.
 
     Raises:
         ValueError: see `explain`.
@@ -166,9 +199,7 @@ def ask(model: nn.Module, images: Tensor, target: Target = None) -> Question:
         )
     if not bool(torch.isfinite(images).all()):
         raise ValueError("images hold NaN or infinity")
-    with torch.no_grad():
-        outputs = model(images)
-    return Question(model, images, weights_of(outputs, target, model=model), outputs)
+    return Question(model, images, partial(weights_of, target=target, model=model))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,7 @@ def measures() -> Iterator[Finding]:
 
     def map_of(x: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         part = x[0] if isinstance(x, tuple) else x  # Captum asks with a tuple first, then with tensors
-        found = find_method("saliency").attribute(replace(asked, images=part)).detach()
+        found = find_method("saliency").attribute(asked.about(images=part)).detach()
         return (found,) if isinstance(x, tuple) else found
 
     calls = iter(range(6))
