@@ -5,16 +5,19 @@
     python benchmarks/compression.py measure --write                  # all of them in turn, in one run
 
 PneumoniaMNIST (validation images) and a subset of CIFAR-10 (test images), enlarged to 224 px; a ViT of
-width 192 with 6 blocks. Models are kept in `--out`; what is there is not made again. `measure` adds torchao's
-plain 8 bits where torchao is installed, and keeps docs/evidence/compression.md and its plot.
+width 192 with 6 blocks. Models are kept in `--out`; what is there is not made again. `compress` also tells
+the accuracy of what others have at hand: torchao's plain 8 bits, where torchao is installed, and timm's patch
+dropout. `measure` times all sets and models that are there, and keeps docs/evidence/compression.md and its
+plot.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +27,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as `import foveal` before to
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from timm.layers import PatchDropout
+from torch import Tensor
 
 from foveal.compression.costs import Costs, Runtime, folder_costs
 from foveal.compression.run import REPORT, CompressSettings, compress
 from foveal.files import write_atomically
 from foveal.machine import describe_environment, seconds_of
 from foveal.markdown import table
+from foveal.metrics.discrimination import discrimination_intervals
 from foveal.models import Classifier, ClassifierConfig
 from foveal.objectives.classification_settings import ClassificationSettings
 from foveal.scans.labelled_images import read_labelled_images
-from foveal.training.classification import train_classifier
+from foveal.training.classification import class_probabilities, train_classifier
+from foveal.training.labelled_samples import LabelledSamples
 
 PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "compression.md"
 SETS = {
@@ -50,10 +56,12 @@ RUNS: tuple[tuple[str, str, int], ...] = (  # method, target, steps of tuning
     ("sparse-then-prune", "70%", 0), ("sparse-then-prune", "50%", 0),
     ("int8", "8bit", 0),
 )  # fmt: skip
+KEPT = 0.65  # of the patches, by timm
 COLOURS = {
     "evit": "#0072b2", "lpvit": "#d55e00", "lrp-qvit": "#009e73", "sparse-then-prune": "#cc79a7",
-    "int8": "#e69f00",
+    "int8": "#e69f00", "torchao": "#56b4e9", "timm": "#999999",
 }  # fmt: skip
+OTHERS = "others.json"  # scores of what others have at hand, beside the models of a set
 
 
 def train(data: Path, out: Path, names: list[str]) -> None:
@@ -108,18 +116,94 @@ def compress_all(data: Path, out: Path, names: list[str], methods: list[str]) ->
                 print(name, folder.name, {k: v.accuracy for k, v in found.scores.items()}, flush=True)
 
 
-def torchao_seconds(folder: Path, images: Tensor) -> tuple[float, float] | None:
-    """Seconds of a batch whole and in torchao's plain 8 bits; None where it is not installed."""
-    try:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    except ImportError:
-        return None
+class PatchesDropped(Classifier):
+    """A classifier of which timm drops random patches before the first block, as it does in training."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__(config)
+        backbone: Any = self.encoder.backbone
+        backbone.patch_drop = PatchDropout(1 - KEPT, num_prefix_tokens=backbone.num_prefix_tokens)
+
+    def train(self, mode: bool = True) -> PatchesDropped:
+        """Patches are dropped in both modes."""
+        super().train(mode)
+        self.encoder.backbone.patch_drop.train()  # type: ignore[union-attr, operator]
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits; what is left of the patches lies on no grid."""
+        backbone: Any = self.encoder.backbone
+        tokens = backbone.forward_features((images - self.mean) / self.std)
+        return self.head(backbone.forward_head(tokens, pre_logits=True))
+
+
+def torchao_model(folder: Path) -> Classifier:
+    """Linear layers in torchao's plain 8 bits: dynamic activations, without compiling."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = Classifier.from_pretrained(folder)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def timm_model(folder: Path) -> Classifier:
+    """See `PatchesDropped`."""
     whole = Classifier.from_pretrained(folder)
-    eight: nn.Module = copy.deepcopy(whole)
-    quantize_(eight, Int8DynamicActivationInt8WeightConfig())
+    model = PatchesDropped(whole.config)
+    model.load_state_dict(whole.state_dict())
+    return model.eval()
+
+
+BY_OTHERS: dict[str, Callable[[Path], Classifier]] = {
+    "torchao-8bit": torchao_model,
+    f"timm-patch-dropout-{round(100 * KEPT)}": timm_model,
+}
+
+
+def score_others(data: Path, out: Path, names: list[str], methods: list[str]) -> None:
+    """Accuracy of what others have at hand, without tuning, where it is not known yet."""
+    for name in names:
+        base, kept = out / name / "whole" / "model", out / name / OTHERS
+        told = json.loads(kept.read_text()) if kept.is_file() else {}
+        for label, make in BY_OTHERS.items():
+            if label in told or label.split("-")[0] not in methods:
+                continue
+            try:
+                model = make(base)
+            except ImportError as error:
+                print(name, label, "left out:", error, flush=True)
+                continue
+            images, channels = read_labelled_images(data / SETS[name][0]), model.encoder.in_channels
+            split = images.splits["test" if "test" in images.splits else "val"]
+            loaded = split.load(size=model.config.size, channels=channels)
+            samples = LabelledSamples(loaded, size=model.config.size, channels=channels)
+            torch.manual_seed(0)
+            found = discrimination_intervals(
+                class_probabilities(model, samples), loaded.split.labels, patients=loaded.split.patients
+            )
+            told[label] = {key: list(value) for key, value in found._asdict().items()}
+            write_atomically(kept, json.dumps(told, indent=1) + "\n")
+            print(name, label, told[label]["accuracy"], flush=True)
+
+
+def costs_of_others(folder: Path, labels: list[str], images: Tensor, whole: Costs) -> dict[str, Costs]:
+    """Times of what others have at hand, in turn with the whole model and told by its costs."""
+    models = {label: BY_OTHERS[label](folder) for label in labels}
+    runs = {"whole": Classifier.from_pretrained(folder), **models}
     with torch.inference_mode():
-        times = seconds_of({"whole": partial(whole, images), "int8": partial(eight, images)}, rounds=1)
-    return times["whole"], times["int8"]
+        one, many = (
+            seconds_of({label: partial(run, batch) for label, run in runs.items()}, rounds=2)
+            for batch in (images[:1], images)
+        )
+    return {
+        label: replace(
+            whole,
+            parameters=0, bytes=0, macs=None, memory=None,
+            latency=whole.latency * one[label] / one["whole"],
+            throughput=whole.throughput * many["whole"] / many[label],
+        )
+        for label in labels
+    }  # fmt: skip
 
 
 def measure(out: Path, names: list[str], *, rounds: int, write: bool) -> None:
@@ -129,9 +213,12 @@ def measure(out: Path, names: list[str], *, rounds: int, write: bool) -> None:
         base = out / name / "whole" / "model"
         told = {
             folder.name: json.loads((folder / REPORT).read_text())
-            for folder in sorted((out / name).iterdir())
+            for folder in (sorted((out / name).iterdir()) if base.is_dir() else [])
             if (folder / REPORT).is_file()
         }
+        if not told:
+            print(name, "left out: nothing was compressed", flush=True)
+            continue
         folders: dict[str, tuple[str | Path, Runtime]] = {"whole": (base, "torch")}
         for label, report in told.items():
             runtime: Runtime = "torch" if "after" in report["costs"] else "onnx"
@@ -141,19 +228,20 @@ def measure(out: Path, names: list[str], *, rounds: int, write: bool) -> None:
         costs = folder_costs(folders, images, rounds=rounds)
         scores = {"whole": next(iter(told.values()))["scores"]["before"]}
         scores |= {label: list(report["scores"].values())[-1] for label, report in told.items()}
-        rows = rows_of(costs, scores)
-        parts += [f"## {name}, {next(iter(told.values()))['images']} images", table(HEAD, rows)]
-        spent = torchao_seconds(base, images)
-        if spent is not None:
-            parts.append(
-                f"torchao's plain 8 bits (dynamic activations, without compiling): {spent[1] / spent[0]:.1f} "
-                "times the whole model's time on this CPU."
-            )
+        by_others = out / name / OTHERS
+        if by_others.is_file():
+            others = json.loads(by_others.read_text())
+            scores |= others
+            costs |= costs_of_others(base, list(others), images, costs["whole"])
+        shown = table(list(HEAD), rows_of(costs, scores))
+        missing = [each.name for run in RUNS if not (each := place(out, name, *run)).is_dir()]
+        parts += [f"## {name}, {next(iter(told.values()))['images']} images", shown]
+        parts += [f"Not run: {', '.join(missing)}."] if missing else []
         plots.append((name, costs, scores))
-        print(parts[-2], flush=True)
+        print(shown, flush=True)
     if write:
         write_atomically(PAGE.with_suffix(".svg"), partial(drawn(plots).savefig, format="svg"))
-        write_atomically(PAGE, page(parts, names).encode())
+        write_atomically(PAGE, page(parts, [name for name, *_ in plots]).encode())
 
 
 HEAD = (
@@ -174,8 +262,10 @@ def rows_of(costs: dict[str, Costs], scores: dict[str, Any]) -> list[list[str]]:
                 f"{100 * (scores['whole']['accuracy'][0] - value):.1f}", f"{1e3 * cost.latency:.1f}",
                 f"{whole.latency / cost.latency:.2f}", f"{cost.throughput:.1f}",
                 f"{cost.throughput / whole.throughput:.2f}",
-                "" if cost.memory is None else f"{cost.memory / 2**20:.0f}", f"{cost.bytes / 1e6:.2f}",
-                f"{cost.parameters / 1e6:.2f}", "" if cost.macs is None else f"{cost.macs / 1e9:.2f}",
+                "" if cost.memory is None else f"{cost.memory / 2**20:.0f}",
+                f"{cost.bytes / 1e6:.2f}" if cost.bytes else "",
+                f"{cost.parameters / 1e6:.2f}" if cost.parameters else "",
+                "" if cost.macs is None else f"{cost.macs / 1e9:.2f}",
             ]
         )  # fmt: skip
     return rows
@@ -220,6 +310,10 @@ def page(parts: list[str], names: list[str]) -> str:
         "px and "
         "CIFAR's 32 px; they were enlarged. Names tell method, target and steps of tuning. Intervals are 95% "
         "bootstraps over images.",
+        "torchao-8bit are torchao's dynamic activations and 8-bit weights, without compiling; its times are "
+        "taken in turn with the whole model's. timm (1.0) has no merging and no pruning of tokens, and of "
+        "weights only convolutional networks that were pruned before: what it has is patch dropout, which "
+        f"drops random patches in training, here {1 - KEPT:.0%} of them when classifying, untuned.",
         "![Accuracy over time](compression.svg)",
     ]
     tail = ["## How it was run", table(["", ""], [[k, v] for k, v in describe_environment().items()])]
@@ -245,6 +339,7 @@ def main() -> None:
         train(options.data, options.out, options.sets)
     elif options.step == "compress":
         compress_all(options.data, options.out, options.sets, options.methods)
+        score_others(options.data, options.out, options.sets, options.methods)
     else:
         measure(options.out, options.sets, rounds=options.rounds, write=options.write)
 
