@@ -230,7 +230,7 @@ def _multiply(address):  # type: ignore[no-untyped-def]
     job = carray(address, _NUMBERS, np.int64)
     count, size, rows, inputs, height, width = job[2], job[3], job[4], job[6], job[7], job[8]
     wide = rows * height
-    starts = carray(_pointer(job[12]), rows + 1, np.int64)
+    starts = carray(_pointer(job[12]), rows + 1, np.int64)  # type: ignore[call-arg]
     columns = carray(_pointer(job[13]), job[5], np.int64)
     if not _fits(starts, columns, (inputs + width - 1) // width):
         job[1] = 1
@@ -242,7 +242,7 @@ def _multiply(address):  # type: ignore[no-untyped-def]
     sizes = (wide, inputs, height, width)
     before = flush_denormals()
     while True:
-        first = _take(job) * size
+        first = _take(job) * size  # type: ignore[call-arg]
         if first >= count:
             break
         some = (first, min(first + size, count))
