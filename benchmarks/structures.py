@@ -48,7 +48,7 @@ class Results:
 
     Attributes:
         vessels: a row an eye of LES-AV's test half; `vessels_screened` with a screening run's
-            mirror images.
+            mirror images, `vessels_training` of the training half.
         worth: calibration and doubt of pixels and of segments.
         temperature: of the artery/vein network, from its training half.
         times: a row a photograph and step.
@@ -56,6 +56,7 @@ class Results:
 
     vessels: pd.DataFrame
     vessels_screened: pd.DataFrame
+    vessels_training: pd.DataFrame
     worth: Worth
     temperature: float
     times: pd.DataFrame
@@ -109,10 +110,12 @@ def measure_vessels(data: Path, networks: Networks) -> tuple[dict[str, Any], dic
     worst = vessels.nsmallest(WORST, "pixels_graph").photograph
     pictures = {f"artery-vein-{name}.jpg": vessel_picture(cases[name]) for name in worst}
     few = vessel_cases(data, networks, training=False, views=SCREENED_VIEWS)
+    training = list(vessel_cases(data, networks, training=True))
     found = {
         "vessels": vessels,
         "vessels_screened": pd.DataFrame([vessel_row(case) for case in few]),
-        "temperature": temperature_of(vessel_cases(data, networks, training=True)),
+        "vessels_training": pd.DataFrame([vessel_row(case) for case in training]),
+        "temperature": temperature_of(training),
     }
     _say("arteries and veins", vessels.mean(numeric_only=True).round(4).to_dict())
     return found, {"artery or vein, pixels": pixels, "artery or vein, segments": segments}, pictures

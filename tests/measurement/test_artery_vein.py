@@ -1,10 +1,12 @@
 """Arteries and veins become one kind a segment, and crossings both."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from vessel_shapes import bar
 
-from foveal.measurement.artery_vein import separate_arteries_and_veins
+from foveal.measurement.artery_vein import ising_means, separate_arteries_and_veins
 from foveal.measurement.graph import vessel_graph
 from foveal.measurement.landmarks import Disc
 from foveal.measurement.tree import root_graph
@@ -54,6 +56,49 @@ def test_most_of_the_wrong_pixels_of_an_eye_are_mended(seed):
     assert before < 0.78
     assert after > before + 0.1
     assert found.confidence.max() <= 1
+
+
+def kinds_of(vessels: np.ndarray, artery: np.ndarray):
+    """Found kinds, from the probability of an artery on the vessels."""
+    return separate_arteries_and_veins(vessels, root_graph(vessel_graph(vessels)), artery, 1 - artery)
+
+
+def test_a_branch_without_evidence_takes_the_kind_of_the_vessel_that_it_leaves():
+    trunk, branch = bar((150, 20), (150, 280), 9), bar((150, 150), (60, 240), 6)
+    for trunk_is_artery in (0.9, 0.1):
+        found = kinds_of(trunk | branch, np.where(trunk, trunk_is_artery, 0.5))
+        assert found.arteries[90, 210] == (trunk_is_artery > 0.5)
+        assert found.confidence[90, 210] < found.confidence[150, 60]
+
+
+def test_a_vessel_that_only_folds_back_beside_another_takes_less_of_its_kind_than_a_branch():
+    known = bar((150, 150), (150, 280), 7)
+    trunk = bar((150, 20), (150, 150), 7)
+    taken = {}
+    for name, end in {"beside": (125, 280), "branch": (60, 240)}.items():
+        other = bar((150, 150), end, 7)
+        vessels = known | trunk | other
+        found = kinds_of(vessels, np.where(known, 0.9, 0.5))
+        assert found.arteries[150, 250]
+        place = np.rint(np.array([150, 150]) + 0.8 * (np.array(end) - [150, 150])).astype(int)
+        taken[name] = found.confidence[tuple(place)]
+    assert taken["beside"] < 0.5 * taken["branch"]
+
+
+def test_belief_propagation_is_exact_on_a_tree():
+    rng = np.random.default_rng(0)
+    fields = rng.normal(0, 1, 7)
+    ends = np.array([(0, 1), (1, 2), (1, 3), (3, 4), (3, 5), (0, 6)])
+    couplings = rng.normal(0, 1, len(ends))
+    spins = np.array(list(product((-1, 1), repeat=7)))
+    weight = np.exp(spins @ fields + (spins[:, ends[:, 0]] * spins[:, ends[:, 1]]) @ couplings)
+    assert ising_means(fields, ends, couplings) == pytest.approx(weight @ spins / weight.sum(), abs=1e-6)
+
+
+def test_a_lone_segment_is_as_sure_as_its_pixels():
+    vessels = bar((150, 20), (150, 290), 7)
+    found = kinds_of(vessels, np.full(vessels.shape, 0.8))
+    assert found.scores == pytest.approx(2 * 0.8 - 1, abs=0.06)  # a little less: it is not very long
 
 
 def test_without_evidence_there_is_no_confidence_and_without_vessels_no_kind():
