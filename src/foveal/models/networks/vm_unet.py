@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from einops import rearrange
@@ -41,6 +41,12 @@ class VMUNet(nn.Module):
         block: "mhs" (gated multi-head scans), "ss2d", or a function from width, chance to drop the branch and
             `block_settings` to a block of channels-last maps.
         block_settings: of each block: those of `GatedMultiHeadScan` or of `SS2D`.
+        scan: in place of the block's own, of `foveal.blocks.scan_routes`: the routes of "ss2d", or of each
+            head of "mhs".
+        spatial_dims: 2 alone, as the patches are.
+        skip: what is added to a stage of the decoder: "matching" what entered the encoder's stage of its
+            size, after the expansion; "released" what entered the stage below, before it, as the released
+            code is remembered to do. Then none of the finest patches pass, and vessels are not learned.
         dims: channels of the stages, finest first.
         depths_enc: blocks of the encoder's stages, finest first.
         depths_dec: blocks of the decoder's stages, coarsest first.
@@ -50,7 +56,8 @@ class VMUNet(nn.Module):
             linearly after it.
 
     Raises:
-        ValueError: a block that is not known, or numbers of stages that differ.
+        ValueError: a block or skip that is not known, a scan for a block that is a function, `spatial_dims`
+            that are not 2, or numbers of stages that differ.
     """
 
     def __init__(
@@ -58,6 +65,9 @@ class VMUNet(nn.Module):
         *,
         block: str | MakeBlock = "mhs",
         block_settings: Mapping[str, Any] | None = None,
+        scan: str | Sequence[str] | None = None,
+        spatial_dims: int = 2,
+        skip: Literal["matching", "released"] = "matching",
         dims: Sequence[int] = (96, 192, 384, 768),
         depths_enc: Sequence[int] = (2, 2, 2, 2),
         depths_dec: Sequence[int] = (2, 2, 2, 1),
@@ -68,6 +78,12 @@ class VMUNet(nn.Module):
         super().__init__()
         if isinstance(block, str) and block not in BLOCKS:
             raise ValueError(unknown_name("block", block, list(BLOCKS)) + ", or a function that makes one")
+        if skip not in ("matching", "released"):
+            raise ValueError(unknown_name("skip", skip, ("matching", "released")))
+        if spatial_dims != 2:
+            raise ValueError(
+                f"spatial_dims is {spatial_dims}; allowed: 2, the patches'. For volumes take 'mamba-unet'"
+            )
         if not len(dims) == len(depths_enc) == len(depths_dec) > 0 or min(*depths_enc, *depths_dec) < 1:
             raise ValueError(
                 f"dims {tuple(dims)}, depths_enc {tuple(depths_enc)}, depths_dec {tuple(depths_dec)}; "
@@ -76,6 +92,12 @@ class VMUNet(nn.Module):
         if dims[0] % 4:
             raise ValueError(f"the first of dims is {dims[0]}; allowed: multiples of 4")
         make, options = BLOCKS[block] if isinstance(block, str) else block, dict(block_settings or {})
+        if scan is not None:
+            if not isinstance(block, str):
+                raise ValueError(f"scan is {scan!r}, and the block a function; give it in block_settings")
+            heads = (scan,) * 4 if isinstance(scan, str) else tuple(scan)
+            options |= {"routes": scan} if block == "ss2d" else {"heads": heads}
+        self.skip = skip
 
         def stages(dims: Sequence[int], depths: Sequence[int], rates: np.ndarray) -> nn.ModuleList:
             rate = iter(rates.tolist())
@@ -119,7 +141,10 @@ class VMUNet(nn.Module):
             entered.append(x)
             x = stage(x)
         for level, stage in enumerate(self.decoder):
-            x = self.ups[level - 1](x + entered[-level]) if level else x
+            if level and self.skip == "matching":
+                x = self.ups[level - 1](x) + entered[-level - 1]
+            elif level:
+                x = self.ups[level - 1](x + entered[-level])
             x = stage(x)
         return self.head(self.expand(x).movedim(-1, 1))
 
