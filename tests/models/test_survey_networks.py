@@ -64,6 +64,9 @@ def test_ultralight_vm_unet_has_its_published_size() -> None:
         ("segmamba", {"spatial_dims": 3, "in_channels": 4, "outputs": 4}, 67.42),
         ("mamba-unet", {"in_channels": 1, "outputs": 4}, 19.01),
         ("lightm-unet", {"filters": 8}, 0.38),
+        ("lightm-unet", {}, 5.01),  # as counted from the released code
+        ("swin-umamba", {}, 59.88),
+        ("h-vmunet", {}, 9.0),
         ("umamba-bot", {"spatial_dims": 2}, 34.46),
     ],
 )

@@ -177,6 +177,14 @@ foveal train ssm-medical-survey --data MASKS.npz --out runs/survey \\
 `MASKS.npz` holds `train_images` and `test_images`, (N, C, H, W) or (N, C, T, H, W), with `train_masks` and
 `test_masks` in {{0, 1}}; `comparison.md` tells Dice and HD95, and each network's folder holds its model.
 
+Sizes are those of the publications where these could be met: UltraLight VM-UNet 49,457 parameters, VM-UNet
+27.4 M, SegMamba 67.4 M, Swin-UMamba 59.9 M. H-vmunet's number of blocks is unconfirmed; two a stage make
+9.00 M, where 8.97 M are remembered. LightM-UNet with the paper's 32 filters has 5.01 M, which is what
+[users count](https://github.com/MrBlankness/LightM-UNet/issues/30) in the released code; the paper tells
+1.09 M, and 1.87 M for volumes, which no number of filters gives. `vm-unet` adds what entered a stage of the
+encoder to the decoder's stage of the same size; `skip="released"` adds it one stage lower, as the released
+code is remembered to do, which leaves the finest patches out: that network learned no vessels in 150 steps.
+
 ```python
 import torch
 from foveal.models.bags import BagClassifier, BagClassifierConfig

@@ -22,7 +22,9 @@ class LightMUNet(PaddedNetwork):
         outputs: logits of each pixel.
         in_channels: C, by default 3 for images and 1 for volumes.
         spatial_dims: 2 or 3.
-        filters: channels of the first stage, a multiple of 8; 8 in the code, 32 in the paper.
+        filters: channels of the first stage, a multiple of 8; 8 in the code, 32 in the paper. With 32 the
+            network has 5.01 M parameters, as users count them in the released code; the paper tells 1.09 M
+            for images and 1.87 M for volumes, which no filters give both (8: 0.38 M, 16: 1.34 M).
         blocks_down: residual blocks of the encoder's stages, finest first.
         blocks_up: blocks of the decoder's stages, coarsest first; one fewer.
         scan: of `foveal.blocks.scan_routes`.

@@ -29,7 +29,8 @@ class SwinUMamba(PaddedNetwork):
         spatial_dims: 2 alone, as VMamba has two axes.
         encoder: settings of the encoder "vmamba"; VMamba's first form by default (gated scans of 16 states,
             expanded twice, no feed-forward, patches merged; widths from 96, depths 2, 2, 9, 2).
-        widths: of the decoder, finest first, one for each of the strides.
+        widths: of the decoder, finest first, one for each stride but the coarsest, whose map it takes as it
+            is; by default those of the maps one stride below.
         scan: routes of the encoder's scans.
 
     Raises:
@@ -64,9 +65,11 @@ class SwinUMamba(PaddedNetwork):
         made = VMamba(**settings | dict(encoder or {}))
         dims = made.pyramid_channels
         if widths is None:
-            widths = (dims[0] // 2, *dims, dims[-1])
-        if len(widths) != len(dims) + 2:
-            raise ValueError(f"widths {tuple(widths)}; allowed: {len(dims) + 2}, one for each stride from 1")
+            widths = (dims[0] // 2, *dims)
+        if len(widths) != len(dims) + 1:
+            raise ValueError(
+                f"widths {tuple(widths)}; allowed: {len(dims) + 1}, for each stride from 1 but the coarsest"
+            )
         super().__init__(in_channels=in_channels, spatial_dims=2, multiple=made.patch_size)
         half = dims[0] // 2
         self.stem = nn.Sequential(
