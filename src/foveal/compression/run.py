@@ -194,6 +194,8 @@ def _samples(
             f"the model has {len(config.classes)} classes ({', '.join(config.classes)}), {data.source} has "
             f"{len(data.classes)}: {', '.join(data.classes)}"
         )
+    if any(each.channels is not None for each in data.splits.values()):
+        raise ValueError(f"images of {data.source} lack channels; allowed: images that have all of them")
     split, channels = ("test" if "test" in data.splits else "val"), model.encoder.in_channels
     loaded = {name: data.splits[name].load(size=config.size, channels=channels) for name in ("train", split)}
     train, scored = (
@@ -310,7 +312,7 @@ def _write(
         sizes = [(found.folder / name).stat().st_size / 1e6 for name in (ONNX, WEIGHTS)]
         parts.append(
             f"ONNX Runtime runs `{ONNX}` ({sizes[0]:.2f} MB); its probabilities are at most {apart:.2g} "
-            f"from torch's on 8 images. `{WEIGHTS}` ({sizes[1]:.2f} MB) beside it is for torch, which "
-            "explanations need; a place that only classifies does without."
+            f"from torch's on 8 images. `{WEIGHTS}` ({sizes[1]:.2f} MB) beside it is the model for torch, "
+            "which explanations and `foveal screen` read, too; a program that only runs ONNX does without."
         )
     write_atomically(found.folder / CARD, "\n\n".join(parts) + "\n")
