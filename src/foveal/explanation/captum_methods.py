@@ -140,45 +140,6 @@ def gradient_shap(
     return total / samples
 
 
-@register_method("deep-lift", "gradient")
-def deep_lift(asked: Question, *, baseline: Baseline = 0.0) -> Tensor:
-    """Differences from a baseline, handed back layer by layer by the rescale rule (arXiv 1704.02685).
-
-    Activations must be modules, each used once; see `check_activations`.
-    """
-    from captum.attr import DeepLift
-
-    check_activations(asked)
-    with out_of_place(asked.model):
-        return DeepLift(Scored(asked.model)).attribute(
-            _leaf(asked.images),
-            baseline_images(asked.images, baseline),
-            additional_forward_args=(asked.weights,),
-        )
-
-
-@register_method("deep-lift-shap", "gradient")
-def deep_lift_shap(
-    asked: Question, *, baselines: Tensor | None = None, backgrounds: int = 4, seed: int = 0
-) -> Tensor:
-    """DeepLIFT averaged over several baselines, which approaches SHAP values (NeurIPS 2017).
-
-    `baselines` (N, C, ...), N at least 2; without them `backgrounds` images of noise, as in `gradient-shap`.
-    """
-    from captum.attr import DeepLiftShap
-
-    check_activations(asked)
-    drawn = noise_like(asked.images, backgrounds, seed=seed) if baselines is None else baselines
-    with out_of_place(asked.model):
-        explainer = DeepLiftShap(Scored(asked.model))
-        return torch.cat(
-            [
-                explainer.attribute(_leaf(image), drawn.to(image), additional_forward_args=(weights,))
-                for image, weights in zip(asked.images.split(1), asked.weights.split(1), strict=True)
-            ]
-        )
-
-
 @register_method("occlusion", "perturbation")
 def occlusion(
     asked: Question,
