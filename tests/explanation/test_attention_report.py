@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torchvision.models import swin_transformer
 from typer.testing import CliRunner
 
 from foveal.cli import app
@@ -141,17 +142,30 @@ def test_controls_have_labels(report):
     assert all('aria-label="' in tag for tag in re.findall(r"<(?:canvas|svg)[^>]*>", page))
 
 
-def test_attention_within_windows_is_analysed_and_not_laid_over_images(tmp_path):
+def test_attention_within_windows_is_analysed_and_laid_over_images(tmp_path):
     swin = timm.create_model(
         "swin_tiny_patch4_window7_224", img_size=56, embed_dim=24, depths=(1, 1), num_heads=(1, 2),
         num_classes=3,
     ).eval()  # fmt: skip
     images = torch.rand(3, 3, 56, 56)
     found = analyse_attention(swin, images, None, QUICK)
+    assert found.overlays.shape == (2, 2, 2, 1, 14 * 14)
+    coarse = found.overlays[0, 1, 0, 0].view(7, 2, 7, 2)  # the second layer has half the side
+    assert torch.equal(coarse, coarse[:, :1, :, :1].expand_as(coarse))
+    write_attention_report(found, tmp_path, images=images)
+    assert data_of(tmp_path)["overlays"]["grid"] == [14, 14]
+    assert data_of(tmp_path)["there"] == [True, False, True, True]
+
+
+def test_windows_whose_places_are_not_told_are_not_laid_over_images(tmp_path):
+    swin = swin_transformer.SwinTransformer(
+        [4, 4], 24, [1, 1], [1, 2], [7, 7], num_classes=3, stochastic_depth_prob=0
+    ).eval()
+    images = torch.rand(2, 3, 56, 56)
+    found = analyse_attention(swin, images, None, QUICK)
     assert found.overlays is None
     page = write_attention_report(found, tmp_path, images=images).read_text(encoding="utf-8")
-    assert "attention within windows lies on no grid" in page
-    assert data_of(tmp_path)["there"] == [True, False, True, True]
+    assert "does not tell how its windows lie" in page
 
 
 def test_one_image_and_models_without_attention_are_refused(vit):

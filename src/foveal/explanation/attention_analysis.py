@@ -16,9 +16,9 @@ from pydantic import Field
 from scipy import stats
 from torch import Tensor, nn
 
-from foveal.blocks.attention_taps import LayerAttention, attention_tapped
+from foveal.explanation.attention_overlays import overlay_maps
 from foveal.explanation.attention_patterns import Representation, collect_patterns
-from foveal.explanation.attention_profiles import AttentionProfiles, among_patches, attention_profiles
+from foveal.explanation.attention_profiles import AttentionProfiles, attention_profiles
 from foveal.explanation.clustering import Clustering
 from foveal.explanation.head_importance import (
     HeadImportance,
@@ -29,7 +29,6 @@ from foveal.explanation.head_importance import (
 )
 from foveal.explanation.head_passes import Ablation
 from foveal.explanation.pattern_atlas import PatternAtlas, Projection, pattern_atlas
-from foveal.explanation.taps import prefix_tokens_of
 from foveal.settings import Settings
 
 _CURVE_POINTS = 12
@@ -101,8 +100,10 @@ class AttentionAnalysis:
         associations: of the combined rank.
         not_tested: what could not be, and why.
         overlays: (I, L, H, V, h w) uint8 attention to patches, from the class token and from all patches, or
-            from all patches alone; over its largest value each. None where attention is within windows.
+            from all patches alone; over its largest value each. Windows are put back to their places, and
+            coarser layers' patches repeated. None where no block tells how its windows lie.
         views: names of V.
+        overlay_grid: (h, w), that of the finest layer.
         overlay_images: (I,) numbers of the images.
         image_count: of all images.
         labelled: whether labels were given.
@@ -123,6 +124,7 @@ class AttentionAnalysis:
     not_tested: Mapping[str, str]
     overlays: Tensor | None
     views: tuple[str, ...]
+    overlay_grid: tuple[int, int]
     overlay_images: tuple[int, ...]
     image_count: int
     labelled: bool
@@ -225,7 +227,7 @@ def analyse_attention(
     groups, group_profiles = profiles.groups(seed=chosen.seed)
     associations, untested = associate(rank, profiles, groups, atlas)
     shown = tuple(range(min(chosen.overlays, len(images))))
-    overlays, views = overlay_maps(model, images[: len(shown)], **where)  # type: ignore[arg-type]
+    overlays, views, grid = overlay_maps(model, images[: len(shown)], **where)  # type: ignore[arg-type]
     return AttentionAnalysis(
         importance,
         sensitivity,
@@ -241,6 +243,7 @@ def analyse_attention(
         untested,
         overlays,
         views,
+        grid,
         shown,
         len(images),
         labels is not None,
@@ -298,43 +301,6 @@ def associate(
         tuple(Association(*row, float(p), len(x)) for row, p in zip(found, corrected, strict=True)),
         untested,
     )
-
-
-@torch.no_grad()
-def overlay_maps(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    prefix_tokens: int | None = None,
-    grid: Sequence[int] | None = None,
-) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Attention to each patch, for pictures; see `AttentionAnalysis.overlays`."""
-    prefix_tokens = prefix_tokens_of(model) if prefix_tokens is None else prefix_tokens
-    found: list[Tensor] = []
-    views: list[str] = []
-    for image in images.split(1) if len(images) else ():
-        layers: list[Tensor | None] = []
-
-        def read(layer: LayerAttention, image: Tensor = image, layers: list[Tensor | None] = layers) -> None:
-            laid = among_patches(layer, image, prefix_tokens=prefix_tokens, grid=grid)
-            if laid.windows > 1:
-                layers.append(None)
-                return
-            maps = [laid.among[0].mean(dim=1)]
-            views[:] = ["from all patches"]
-            if not laid.from_class.isnan().any():
-                maps.insert(0, layer.weights[0, :, 0, -laid.among.shape[-1] :].double().cpu())
-                views.insert(0, "from the class token")
-            stacked = torch.stack(maps, dim=1)  # (H, V, n)
-            scaled = stacked / stacked.amax(dim=-1, keepdim=True).clamp_min(1e-12)
-            layers.append((255 * scaled).round().byte())
-
-        with attention_tapped(model, read=read):
-            model(image)
-        if any(layer is None for layer in layers) or len({each.shape for each in layers}) > 1:  # type: ignore[union-attr]
-            return None, ()
-        found.append(torch.stack([layer for layer in layers if layer is not None]))
-    return (torch.stack(found), tuple(views)) if found else (None, ())
 
 
 def _drawn(count: int, most: int, seed: int, labels: Tensor | None) -> Tensor:

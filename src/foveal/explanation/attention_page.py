@@ -93,7 +93,8 @@ def attention_page(
         has_overlays=overlays is not None,
         no_overlays="the images were not handed on"
         if images is None
-        else "attention within windows lies on no grid of the whole image"
+        else "the model does not tell how its windows lie in the image; timm's Swin transformers do, by "
+        "`input_resolution`, `window_size` and `shift_size` of their blocks"
         if analysis.overlay_images
         else "no image was asked for",
         accuracy=what,
@@ -261,6 +262,7 @@ def _data(
     if images is not None and analysis.overlays is not None:
         data["overlays"] = {
             "views": list(analysis.views),
+            "grid": list(analysis.overlay_grid),
             "maps": b64encode(analysis.overlays.numpy().tobytes()).decode("ascii"),
             "images": [
                 {

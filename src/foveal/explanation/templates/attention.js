@@ -379,7 +379,7 @@
     const [chosen, view] = [Number($("image").value), Number($("view").value)];
     const picture = pictures[chosen];
     if (!picture.complete) return;
-    const [rows, columns] = data.grid;
+    const [rows, columns] = data.overlays.grid;
     const n = rows * columns;
     const start = (((chosen * L * H) + state.head) * data.overlays.views.length + view) * n;
     const small = document.createElement("canvas");
