@@ -127,7 +127,12 @@ def test_a_folder_of_photographs_is_enough(model, tmp_path):
     (photographs / "broken.png").write_bytes(b"nothing")
     out = tmp_path / "concepts"
     with pytest.warns(UserWarning, match="broken.* is left out"):
-        fitted = fit_pace_files(tmp_path / "model", photographs, out, PaceSettings(**FEW))
+        done = fit_pace_files(tmp_path / "model", photographs, out, PaceSettings(**FEW))
+    fitted, told = done.pace, done.told()
+    assert told[0].startswith("5 images")
+    assert [line.split(":")[0] for line in told[1:3]] == ["for well", "for ill"]
+    assert "broken" in told[3]
+    assert str(out) in told[4]
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md", "concepts.csv", "concepts.png", "config.json", "model.safetensors",
     ]  # fmt: skip

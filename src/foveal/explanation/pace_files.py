@@ -6,19 +6,54 @@ import csv
 import io
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from foveal.explanation.pace import ConceptModel, Pace, PaceSettings
+from foveal.explanation.pace import ConceptModel, Pace, PaceSettings, drivers
 from foveal.explanation.pace_fitting import fit_pace
 from foveal.explanation.pace_pictures import concept_sheet_png, nearest_patches
 from foveal.explanation.subjects import Case, class_names, file_cases, load_model
 from foveal.files import write_atomically
 
 SHEET, TABLE = "concepts.png", "concepts.csv"
+LEAST_SHARE = 0.01  # of all attention, for a concept to be counted
+
+
+@dataclass(frozen=True)
+class PaceRun:
+    """What `fit_pace_files` did.
+
+    Attributes:
+        pace: the model with its concepts.
+        folder: that was written.
+        images: how many were found.
+        skipped: name of each that was left out, to the reason.
+    """
+
+    pace: Pace
+    folder: Path
+    images: int
+    skipped: dict[str, str]
+
+    def told(self) -> list[str]:
+        """Lines for somebody who waits for it: the largest concepts, what drives each class, the files."""
+        fitted = self.pace.fitted
+        shares = [(concept, float(fitted.prevalence[concept])) for concept in fitted.order()]
+        some = sum(share >= LEAST_SHARE for _, share in shares)
+        largest = ", ".join(f"{concept} ({share:.1%})" for concept, share in shares[:5])
+        lines = [
+            f"{self.images - len(self.skipped)} images, {some} of {len(shares)} concepts with "
+            f"{LEAST_SHARE:.0%} of the attention or more; the largest: {largest}"
+        ]
+        for name, best in zip(_names(fitted), drivers(fitted), strict=True):
+            lines.append(f"for {name}: " + ", ".join(f"{concept} (eta {eta:+.2f})" for concept, eta in best))
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} images left out: {', '.join(self.skipped)}")
+        return [*lines, f"concepts: {self.folder}, see {SHEET} and {TABLE} there"]
 
 
 class ImageBatches:
@@ -58,7 +93,7 @@ class ImageBatches:
 
 def fit_pace_files(
     model: str | Path, source: str | Path, out: str | Path, settings: PaceSettings | None = None
-) -> Pace:
+) -> PaceRun:
     """Fit concepts of a saved model to a folder of images without labels, and write them.
 
     `out` receives the concepts (`ConceptModel.from_pretrained(out)`), `concepts.png`, a sheet of their
@@ -85,15 +120,14 @@ def fit_pace_files(
     folder = pace.fitted.save_pretrained(out, card=_card(pace.fitted, str(model), len(cases)))
     write_atomically(folder / SHEET, concept_sheet_png(pace.fitted, nearest_patches(pace, batches)))
     write_atomically(folder / TABLE, concept_table(pace.fitted))
-    return pace
+    skipped = {str(path): reason for path, reason in failed} | batches.unreadable
+    return PaceRun(pace, folder, len(cases) + len(failed), skipped)
 
 
 def concept_table(fitted: ConceptModel) -> str:
     """CSV: a row a concept, the most prevalent first, with eta of each class above the classes' mean."""
-    count = len(fitted.eta)
-    names = [*fitted.config.class_names[:count]]
-    names += [str(number) for number in range(len(names), count)]
-    eta = fitted.eta - fitted.eta.mean(dim=0) if count else fitted.eta
+    names = _names(fitted)
+    eta = fitted.eta - fitted.eta.mean(dim=0) if names else fitted.eta
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["concept", "share_of_attention", *(f"eta_{name}" for name in names)])
@@ -101,6 +135,13 @@ def concept_table(fitted: ConceptModel) -> str:
         share = float(fitted.prevalence[concept])
         writer.writerow([concept, f"{share:.6g}", *(f"{float(v):.6g}" for v in eta[:, concept])])
     return buffer.getvalue()
+
+
+def _names(fitted: ConceptModel) -> list[str]:
+    """Of the classes that the concepts know, numbers where they have no name."""
+    count = len(fitted.eta)
+    names = list(fitted.config.class_names[:count])
+    return names + [str(number) for number in range(len(names), count)]
 
 
 def _card(fitted: ConceptModel, model: str, images: int) -> str:

@@ -111,18 +111,23 @@ class PaceRecipe(Recipe[PaceRecipeSettings]):
         return evidence(scale)
 
     def train(self, settings: PaceRecipeSettings, *, data: Path | None, out: Path) -> None:
-        """Fit concepts of a saved model to a folder of images; see `fit_pace_files`.
+        """Fit concepts of a saved model to a folder of images, and tell what they are; see `fit_pace_files`.
 
         Raises:
             ValueError: no model or no data is told.
         """
+        from rich.console import Console
+
         from foveal.explanation.pace_files import fit_pace_files
 
         if not settings.model or data is None:
             raise ValueError(
                 "PACE needs a model and images: --set model=FOLDER_OR_NAME --data FOLDER (no labels)"
             )
-        fit_pace_files(settings.model, data, out, _fitting(settings))
+        done = fit_pace_files(settings.model, data, out, _fitting(settings))
+        console = Console(soft_wrap=True, highlight=False)
+        for line in done.told():
+            console.print(line, markup=False)
 
 
 def _fitting(settings: PaceRecipeSettings) -> PaceSettings:
