@@ -135,6 +135,26 @@ def test_patients_of_the_manifest_stay_on_one_side(photographs):
     assert len(data.splits["val"]) == 2
 
 
+def test_channels_of_images_are_told_by_a_file_or_the_manifest(tmp_path, photographs):
+    there = np.array([[1, 0, 1, 1], [1, 1, 1, 1]])
+    path = save(
+        tmp_path / "a.npz", train_images=pixels(2, 8, 8, 4), train_labels=[0, 1], train_channels=there
+    )
+    split = read_labelled_images(path).splits["train"]
+    assert split.channels.tolist() == there.astype(bool).tolist()
+    assert split.subset(np.array([1])).channels.tolist() == [[True] * 4]
+    assert read_labelled_images(photographs).splits["train"].channels is None
+    (photographs / "manifest.csv").write_text("path,channels\nill/0.png,1\nill/2.png,0 2\nwell/1.tif,\n")
+    split = read_labelled_images(photographs).splits["train"]
+    told = dict(zip(split.names, split.channels.tolist(), strict=True))
+    assert told["ill/0.png"] == [False, True, False]
+    assert told["ill/2.png"] == [True, False, True]
+    assert told["well/1.tif"] == told["well/3.tif"] == [True] * 3
+    (photographs / "manifest.csv").write_text("path,channels\nill/0.png,0 3\n")
+    with pytest.raises(ValueError, match=r"channels of 0\.png are '0 3' .* an empty cell for all"):
+        read_labelled_images(photographs)
+
+
 def test_a_patient_in_two_splits_is_refused(photographs):
     for split in ("train", "val"):
         for folder in ("ill", "well"):
@@ -174,7 +194,9 @@ def test_a_single_class_is_refused(tmp_path):
         ({"train_labels": np.array([0, 1, 0.5])}, r"train_labels\[2\] is 0.5"),
         ({"train_labels": np.array([0, 1, np.nan])}, "NaN"),
         ({"train_labels": np.array([0, 1])}, "train has 3 images and 2 labels"),
-        ({"train_images": pixels(3, 8, 8, 8)}, r"train_images are \(3, 8, 8, 8\) uint8"),
+        ({"train_images": pixels(3, 3, 8, 8)}, r"train_images are \(3, 3, 8, 8\) uint8; .* channels last"),
+        ({"train_channels": np.ones((3, 2), int)}, r"train_channels are \(3, 2\) .* allowed: \(3, 1\)"),
+        ({"train_channels": np.array([[1], [0], [1]])}, r"train_channels\[1\] has no channel"),
         ({"train_images": np.zeros((3, 8, 8))}, "float64; allowed"),
         ({"val_images": pixels(2, 8, 8, 3)}, "differ in their channels"),
         ({"class_names": np.array(["a"])}, r"train_labels\[1\] is 1; allowed: whole numbers from 0 to 0"),

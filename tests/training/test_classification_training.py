@@ -200,3 +200,79 @@ def test_mixed_batches_keep_the_sum_of_labels_and_a_seed(two_classes):
         torch.testing.assert_close(mixed["labels"].sum(dim=1), torch.ones(4))
         assert not torch.equal(mixed["images"], mixed_batches(2)(batch)["images"])
     assert mixed_batches(2)(batch)["labels"].tolist() == [0, 1, 0, 1]
+
+
+def lacking(path, *, count: int = 96, garbage: int = 0):
+    """Four channels, the first two brighter in class 1; an image lacks one of these or the last."""
+    random, labels = np.random.default_rng(3), np.arange(count) % 2
+    images = random.integers(0, 160, (count, 16, 16, 4))
+    images[..., :2] += 90 * labels[:, None, None, None]
+    there = np.ones((count, 4), dtype=np.uint8)
+    there[np.arange(count), random.choice([0, 1, 3], count)] = 0
+    images = np.where(there[:, None, None] == 1, images, garbage).astype(np.uint8)
+    np.savez(path, train_images=images, train_labels=labels, train_channels=there)
+    return path
+
+
+CHANNELVIT = {
+    "dim": 16, "depth": 1, "heads": 2, "image_size": 16, "patch_size": 8, "sampling": "none"
+}  # fmt: skip
+
+
+def channel_config(encoder: str = "channelvit", **settings) -> ClassifierConfig:
+    return ClassifierConfig(
+        encoder=encoder,
+        encoder_settings={"in_channels": 4, **(settings or CHANNELVIT)},
+        classes=("left", "right"),
+        size=16,
+    )
+
+
+def test_images_that_lack_channels_are_learnt_whatever_stands_in_these(tmp_path):
+    settings = ClassificationSettings(training={**LOOP, "steps": 60}, augmentation=PLAIN)
+    said = []
+    for garbage in (0, 255):
+        data = read_labelled_images(lacking(tmp_path / f"{garbage}.npz", garbage=garbage))
+        trained = train_classifier(channel_config(), data, settings, None, progress=False)
+        assert trained.scores["val"].auc.value > 0.9
+        images = torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        rows = torch.tensor([[0, 1, 2, 3], [-1, 1, -1, -1]])
+        said.append(trained.model.predict_proba(images, rows))
+        changed = images.clone()
+        changed[1, [0, 2, 3]] = 1.0
+        torch.testing.assert_close(trained.model.predict_proba(changed, rows), said[-1])
+    torch.testing.assert_close(said[0], said[1])
+
+
+def test_zeros_take_the_place_of_missing_channels_in_front_of_any_encoder(tmp_path):
+    settings = ClassificationSettings(training={**LOOP, "steps": 2})
+    data = read_labelled_images(lacking(tmp_path / "data.npz", count=40))
+    config = channel_config("masked-channels", encoder_settings={"widths": [8, 16]})
+    assert train_classifier(config, data, settings, None, progress=False).images["train"] == 32
+
+
+def test_means_and_samples_leave_missing_channels_out(tmp_path):
+    split = read_labelled_images(lacking(tmp_path / "data.npz", garbage=255)).splits["train"]
+    samples = LabelledSamples(split.load(size=16, channels=4), size=16, channels=4)
+    there = split.channels
+    images = np.stack([split.load(size=16, channels=4).image(i) for i in range(96)]) / 255
+    wanted = [images[there[:, c], ..., c].mean() for c in range(4)]
+    np.testing.assert_allclose(samples.channel_statistics()[0], wanted, atol=1e-6)
+    augmented = LabelledSamples(samples.loaded, size=16, channels=4, augmentation=ImageAugmentation())
+    sample = augmented.sample(0, torch.Generator().manual_seed(0))
+    missing = [c for c in range(4) if not there[0, c]]
+    assert sample["channels"].tolist() == [-1 if c in missing else c for c in range(4)]
+    assert sample["images"].shape == (4, 16, 16)
+    assert not next(samples.batches(8))[0, missing].any()
+
+
+def test_missing_channels_are_refused_where_nobody_would_know(tmp_path):
+    data = read_labelled_images(lacking(tmp_path / "data.npz"))
+    with pytest.raises(ValueError, match="'conv-pyramid' takes all; allowed: 'channelvit'"):
+        train_classifier(config(channels=4), data, ClassificationSettings(training=LOOP), None)
+    with pytest.raises(ValueError, match=r"cutmix 1, and images of .* lack channels; allowed: 0"):
+        train_classifier(channel_config(), data, ClassificationSettings(cutmix=1), None)
+    with pytest.raises(
+        ValueError, match=r"images have 4 channels .* the model takes 3; set in_channels to 4"
+    ):
+        train_classifier(config(channels=3), data, ClassificationSettings(training=LOOP), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -67,14 +68,30 @@ class Classifier(PretrainedModel):
             self.head.load_state_dict({"weight": loaded.head["weight"], "bias": bias})
         return loaded
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits before temperature scaling."""
-        return self.head(self.encoder((images - self.mean) / self.std).pooled)
+    def forward(self, images: Tensor, channels: Tensor | None = None) -> Tensor:
+        """Logits before temperature scaling.
+
+        Args:
+            images: (B, C, size, size) in [0, 1].
+            channels: (B, C) indices of the channels, -1 for those that an image lacks; only of encoders that
+                take them ("channelvit", "masked-channels"). None for images that have all.
+        """
+        images = (images - self.mean) / self.std
+        features = self.encoder(images) if channels is None else self.encoder(images, channels)
+        return self.head(features.pooled)
+
+    @property
+    def takes_channels(self) -> bool:
+        """Whether its encoder is told which channels an image has."""
+        return "channels" in inspect.signature(self.encoder.forward).parameters
 
     @torch.inference_mode()
-    def predict_proba(self, images: Tensor) -> Tensor:
-        """Probabilities (B, classes) of the logits over the temperature; softmax makes rows that sum to 1."""
-        logits = self(images) / self.config.temperature
+    def predict_proba(self, images: Tensor, channels: Tensor | None = None) -> Tensor:
+        """Probabilities (B, classes) of the logits over the temperature; softmax makes rows that sum to 1.
+
+        `images` and `channels` are those of `forward`.
+        """
+        logits = (self(images) if channels is None else self(images, channels)) / self.config.temperature
         return logits.sigmoid() if self.config.activation == "sigmoid" else logits.softmax(dim=-1)
 
 

@@ -12,12 +12,13 @@ class ClassificationObjective(Objective):
     """Cross-entropy with label smoothing (Szegedy et al. 2016), or BCE where an image has several findings.
 
     Args:
-        model: images (B, C, H, W) to logits (B, K).
+        model: images (B, C, H, W), and `channels` where the batch has them, to logits (B, K).
         label_smoothing: share of the target that is spread evenly: over the K classes, or over yes and no.
         several: an image may have any number of the K findings.
 
     Batch keys: `images` (B, C, H, W); `labels` (B,) int64 classes or (B, K) class probabilities, which mixing
-    of images gives; with `several` (B, K) float in [0, 1].
+    of images gives; with `several` (B, K) float in [0, 1]. `channels` (B, C) where images lack some, see
+    `foveal.models.Classifier`.
     """
 
     def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0, several: bool = False) -> None:
@@ -33,7 +34,8 @@ class ClassificationObjective(Objective):
         Raises:
             ValueError: labels are not one row of K findings an image where `several` is set.
         """
-        logits, labels = self.model(batch["images"]).float(), batch["labels"]
+        channels = [batch["channels"]] if "channels" in batch else []
+        logits, labels = self.model(batch["images"], *channels).float(), batch["labels"]
         if not self.several:
             return {"loss": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
         if labels.shape != logits.shape:

@@ -77,10 +77,8 @@ class ImageSplit:
                 as screening sees it.
 
         Raises:
-            ValueError: no image could be read; `channels` is neither 1 nor 3.
+            ValueError: no image could be read; `channels` of photographs is neither 1 nor 3.
         """
-        if channels not in (1, 3):
-            raise ValueError(f"channels is {channels}; images are read with 1 (grey) or 3 (RGB)")
         array, failures = self.read(size, channels, view)
         failed = np.isin(self.rows, list(failures))
         skipped = tuple(
@@ -112,6 +110,8 @@ def photograph_reader(
     def read(size: int, channels: int, view: View) -> tuple[np.ndarray, Mapping[int, str]]:
         from foveal.scans.labelled_arrays import stack_photographs
 
+        if channels not in (1, 3):
+            raise ValueError(f"channels is {channels}; photographs are read with 1 (grey) or 3 (RGB)")
         return stack_photographs(paths, size=size, channels=channels, view=view)
 
     return read

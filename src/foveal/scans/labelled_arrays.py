@@ -29,11 +29,15 @@ IN_MEMORY = 256 * 2**20
 
 @dataclass(frozen=True)
 class LabelledArrays:
-    """What an `.npz` file holds: for every split how to load its images, and its labels."""
+    """What an `.npz` file holds: for every split how to load its images, and its labels.
+
+    `channels` has (N, C) booleans of the splits that tell which channels their images have.
+    """
 
     classes: tuple[str, ...]
     several: bool
     splits: Mapping[str, tuple[Callable[[], np.ndarray], np.ndarray]]
+    channels: Mapping[str, np.ndarray]
 
 
 def read_arrays(path: Path, splits: Sequence[str]) -> LabelledArrays:
@@ -53,6 +57,11 @@ def read_arrays(path: Path, splits: Sequence[str]) -> LabelledArrays:
             )
         labels = {name: _labels(path, name, members) for name in found}
         shapes = {name: _image_shape(path, name, len(labels[name]))[1:] for name in found}
+        channels = {
+            name: _channels(path, name, (len(labels[name]), *shapes[name][2:]))
+            for name in found
+            if f"{name}_channels" in members
+        }
         names = _load(path, "class_names") if "class_names" in members else None
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as .npz: {error}") from error
@@ -72,6 +81,7 @@ def read_arrays(path: Path, splits: Sequence[str]) -> LabelledArrays:
         classes,
         several,
         {name: (cache(partial(_load, path, f"{name}_images")), labels[name].astype(kind)) for name in found},
+        channels,
     )
 
 
@@ -160,17 +170,34 @@ def _labels(path: Path, split: str, members: set[str]) -> np.ndarray:
 
 
 def _image_shape(path: Path, split: str, labels: int | None = None) -> tuple[int, ...]:
-    """(N, H, W) or (N, H, W, 3) of a split, of which there are as many as labels."""
+    """(N, H, W) or (N, H, W, C) of a split, of which there are as many as labels."""
     shape, dtype = _header(path, f"{split}_images")
-    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+    first = len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3)  # channels, not rows
+    if dtype != np.uint8 or len(shape) not in (3, 4) or not all(shape[1:]) or first:
         raise ValueError(
-            f"{path}: {split}_images are {shape} {dtype}; allowed: (N, H, W) or (N, H, W, 3) uint8"
+            f"{path}: {split}_images are {shape} {dtype}; allowed: (N, H, W) or (N, H, W, C) uint8, channels "
+            "last"
         )
     if labels is not None and shape[0] != labels:
         raise ValueError(f"{path}: {split} has {shape[0]} images and {labels} labels; one label an image")
     if not shape[0]:
         raise ValueError(f"{path}: {split} has no image")
     return shape
+
+
+def _channels(path: Path, split: str, shape: tuple[int, ...]) -> np.ndarray:
+    """(N, C) booleans: which channels each image has."""
+    there = _load(path, f"{split}_channels")
+    shape = shape if len(shape) == 2 else (*shape, 1)
+    if there.shape != shape or there.dtype.kind not in "iub" or not np.isin(there, (0, 1)).all():
+        raise ValueError(
+            f"{path}: {split}_channels are {there.shape} {there.dtype}; allowed: {shape} of 0 and 1, which "
+            "channels each image has"
+        )
+    if not there.any(axis=1).all():
+        row = int(np.flatnonzero(~there.astype(bool).any(axis=1))[0])
+        raise ValueError(f"{path}: {split}_channels[{row}] has no channel; leave an image without any out")
+    return there.astype(bool)
 
 
 def _classes(path: Path, names: np.ndarray | None, labels: np.ndarray) -> tuple[str, ...]:

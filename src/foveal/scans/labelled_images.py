@@ -36,9 +36,11 @@ class LabelledSplit(ImageSplit):
 
     Attributes:
         labels: (N,) int64 classes, or (N, K) float32 of 0 and 1 where an image has several findings.
+        channels: (N, C) bool, which channels each image has; None for all.
     """
 
     labels: np.ndarray
+    channels: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +79,17 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
     """Labels and names of a data set; pixels are read later, by `LabelledSplit.load`.
 
     Sources:
-        - `.npz` in the layout of MedMNIST: `train_images` (N, H, W) or (N, H, W, 3) uint8, `train_labels`
-          (N,) or (N, 1) of classes from 0, or (N, K) of 0 and 1 for several findings; the same of `val` and
-          `test` where they are there; `class_names` (K,) where it is there, else "0", "1", ...;
+        - `.npz` in the layout of MedMNIST: `train_images` (N, H, W) or (N, H, W, C) uint8, `train_labels`
+          (N,) or (N, 1) of classes from 0, or (N, K) of 0 and 1 for several findings; `train_channels` (N, C)
+          of 0 and 1 where images lack channels, whose values then do not matter; the same of `val` and `test`
+          where they are there; `class_names` (K,) where it is there, else "0", "1", ...;
         - a folder with one folder a class, of images of every kind that `read_scan` reads, in folders below
           it too;
         - a folder with `train`, `val` and `test` (the last two where they are there), each with one folder a
           class.
         Classes of folders are ordered by name. A `manifest.csv` or `manifest.parquet` in the folder tells the
-        patients of the images (see `read_manifest`); all others are taken for patients of their own.
+        patients of the images (see `read_manifest`), all others are taken for patients of their own, and in a
+        column `channels` which of red, green and blue they have, such as "0 2"; an empty cell means all.
 
     Raises:
         FileNotFoundError: the source does not exist.
@@ -109,6 +113,7 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
             patients=(None,) * len(labels),
             rows=np.arange(len(labels)),
             read=lambda size, channels, view, load=load: (load(), {}),  # type: ignore[misc]
+            channels=arrays.channels.get(name),
         )
         for name, (load, labels) in arrays.splits.items()
     }
@@ -134,18 +139,22 @@ def _read_folder(source: Path) -> LabelledImages:
             f"{split_folders['train']} holds {len(classes)} folder(s) of images; classification needs "
             "one folder a class, at least two"
         )
-    patients = patients_of(source)
+    patients, channels = patients_of(source), _channels_of(source)
     splits, skipped = {}, []
     for name in SPLITS:
         if name in split_folders:
-            splits[name], left_out = _folder_split(source, split_folders[name], classes, patients)
+            splits[name], left_out = _folder_split(source, split_folders[name], classes, patients, channels)
             skipped += left_out
     _check_patients(source, splits)
     return LabelledImages(source, classes, False, splits, tuple(skipped))
 
 
 def _folder_split(
-    source: Path, folder: Path, classes: Sequence[str], patients: Mapping[Path, str]
+    source: Path,
+    folder: Path,
+    classes: Sequence[str],
+    patients: Mapping[Path, str],
+    channels: Mapping[Path, np.ndarray],
 ) -> tuple[LabelledSplit, list[Skipped]]:
     from foveal.scans.discovery import find_scans
 
@@ -172,6 +181,9 @@ def _folder_split(
         patients=tuple(patients.get(path.resolve()) for path in paths),
         rows=np.arange(len(paths)),
         read=photograph_reader(paths),
+        channels=np.stack([channels.get(path.resolve(), np.ones(3, bool)) for path in paths])
+        if channels
+        else None,
     )
     return split, skipped
 
@@ -182,12 +194,31 @@ def _folders(folder: Path) -> list[Path]:
 
 def patients_of(source: Path) -> dict[Path, str]:
     """Patients by the real path of their images, from the folder's manifest if there is one."""
+    return _told(source, "patient")
+
+
+def _channels_of(source: Path) -> dict[Path, np.ndarray]:
+    """(3,) booleans, which of red, green and blue an image has, from the folder's manifest if it tells."""
+    found = {}
+    for path, text in _told(source, "channels").items():
+        words = text.split()
+        if not set(words) <= {"0", "1", "2"} or len(set(words)) < len(words):
+            raise ValueError(
+                f"{source}: channels of {path.name} are {text!r} in the manifest; allowed: different "
+                "ones of 0, 1 and 2 with blanks between them, or an empty cell for all"
+            )
+        found[path] = np.isin(("0", "1", "2"), words)
+    return found
+
+
+def _told(source: Path, column: str) -> dict[Path, str]:
+    """What a column of the folder's manifest says, by the real path of the images, empty cells left out."""
     for name in ("manifest.csv", "manifest.parquet"):
         if (source / name).is_file():
             frame = read_manifest(source / name)
-            if "patient" in frame:
-                pairs = zip(frame["path"], frame["patient"], strict=True)
-                return {(source / path).resolve(): patient for path, patient in pairs if patient}
+            if column in frame:
+                pairs = zip(frame["path"], frame[column], strict=True)
+                return {(source / path).resolve(): text for path, text in pairs if text}
     return {}
 
 

@@ -12,7 +12,7 @@ from foveal.files import write_atomically
 if TYPE_CHECKING:  # pandas takes half a second to import; `foveal --help` does not need it
     import pandas as pd
 
-OWN_COLUMNS = ("path", "patient", "laterality")
+OWN_COLUMNS = ("path", "patient", "laterality", "channels")
 LATERALITIES = {
     "l": "L", "left": "L", "os": "L",
     "r": "R", "right": "R", "od": "R",
@@ -24,11 +24,11 @@ def read_manifest(path: str | Path) -> "pd.DataFrame":
 
     Args:
         path: a .csv (UTF-8, comma-separated, with a header) or .parquet file. Column `path` is
-            required; `patient` and `laterality` are optional texts ("007" stays "007"). Laterality is
-            L, R, left, right, OS or OD, in any case. All other columns are kept as they are.
+            required; `patient`, `laterality` and `channels` are optional texts ("007" stays "007").
+            Laterality is L, R, left, right, OS or OD, in any case. All other columns are kept as they are.
 
     Returns:
-        The table; `laterality` as "L" or "R"; None where `patient` or `laterality` is empty. Paths are
+        The table; `laterality` as "L" or "R"; None where one of these texts is empty. Paths are
         as written, to be taken relative to the manifest's folder.
 
     Raises:

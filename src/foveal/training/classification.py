@@ -77,7 +77,8 @@ def train_classifier(
 
     Raises:
         ValueError: `config` has other classes than the data or channels that images do not have, or no image
-            of a split can be read; `start_from` does not fit the encoder.
+            of a split can be read; `start_from` does not fit the encoder; images lack channels, and the
+            encoder is not told which or images are mixed.
         FileNotFoundError: there is no `start_from`.
     """
     if len(config.classes) != len(data.classes):
@@ -113,6 +114,8 @@ def train_classifier(
     )
     torch.manual_seed(training.seed)
     model = Classifier(config)
+    if any(split.channels is not None for split in data.splits.values()):
+        _check_incomplete(model, settings, data)
     if settings.start_from is not None:
         model.load_official(settings.start_from)
     plain = ClassificationObjective(model, label_smoothing=settings.label_smoothing, several=data.several)
@@ -151,9 +154,27 @@ def train_classifier(
 
 def class_probabilities(model: Classifier, samples: LabelledSamples) -> np.ndarray:
     """(N, K) probabilities of all images, float64, on the model's device."""
-    device = model.head.weight.device
-    parts = [model.predict_proba(batch.to(device)).double().cpu() for batch in samples.batches(_BATCH)]
+    device, parts = model.head.weight.device, []
+    for number, batch in enumerate(samples.batches(_BATCH)):
+        rows = samples.channel_rows
+        if rows is not None:
+            rows = rows[number * _BATCH :][: len(batch)].to(device)
+        parts.append(model.predict_proba(batch.to(device), rows).double().cpu())
     return torch.cat(parts).numpy()
+
+
+def _check_incomplete(model: Classifier, settings: ClassificationSettings, data: LabelledImages) -> None:
+    """Refuse images that lack channels where nobody would know."""
+    if not model.takes_channels:
+        raise ValueError(
+            f"{data.source} tells which channels each image has, and encoder {model.config.encoder!r} takes "
+            "all; allowed: 'channelvit', or 'masked-channels' around an encoder"
+        )
+    if settings.mixup or settings.cutmix:
+        raise ValueError(
+            f"mixup is {settings.mixup:g} and cutmix {settings.cutmix:g}, and images of {data.source} lack "
+            "channels; allowed: 0, since mixed images would have channels of one alone"
+        )
 
 
 def _predictions(classes: tuple[str, ...], split: LabelledSplit, probabilities: np.ndarray) -> str:

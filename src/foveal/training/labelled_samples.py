@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
+from foveal.blocks.channel_tokens import ABSENT
 from foveal.scans.image_splits import LoadedImages
 from foveal.scans.labelled_images import LabelledSplit
 from foveal.settings import Settings
@@ -48,9 +49,15 @@ class ImageSamples:
     Args:
         loaded: the images.
         size: pixels along each side.
-        channels: 1 or 3; grey images are repeated, colours are turned into grey by their luminance.
+        channels: as many as the images have, or 1 or 3 of images of 1 or 3: grey images are repeated, colours
+            are turned into grey by their luminance.
         augmentation: None changes nothing.
+
+    Raises:
+        ValueError: channels that cannot be made of those of the images.
     """
+
+    present: Tensor | None = None  # (N, C) bool where images lack channels
 
     def __init__(
         self,
@@ -60,6 +67,12 @@ class ImageSamples:
         channels: int,
         augmentation: ImageAugmentation | None = None,
     ) -> None:
+        given = loaded.array.shape[3] if loaded.array.ndim == 4 else 1
+        if channels != given and not {channels, given} <= {1, 3}:
+            raise ValueError(
+                f"images have {given} channels (the last axis) and the model takes {channels}; set "
+                f"in_channels to {given}"
+            )
         self.loaded, self.size, self.channels = loaded, size, channels
         self.augment = None if augmentation is None else _transforms(augmentation, size, channels)
 
@@ -71,7 +84,7 @@ class ImageSamples:
         image = self._image(index)
         if self.augment is not None:
             with _seeded(_draw_seed(generator)):
-                image = self.augment(image)
+                image = self._augmented(image)
         return {"images": self._to_size(image)[0]}
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
@@ -83,14 +96,17 @@ class ImageSamples:
     def channel_statistics(self, most: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel over at most so many images, evenly spaced.
 
-        Where nothing varies the deviation is taken to be 1/255.
+        Images do not count for a channel that they lack. Where nothing varies the deviation is taken to be
+        1/255.
         """
         total = torch.zeros(2, self.channels, dtype=torch.float64)
         chosen = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int))
         for index in chosen:
             image = self._image(int(index)).double() / 255
-            total += torch.stack([image.mean((1, 2)), image.square().mean((1, 2))])
-        mean, square = total / len(chosen)
+            there = 1.0 if self.present is None else self.present[int(index)]
+            total += torch.stack([image.mean((1, 2)), image.square().mean((1, 2))]) * there
+        counts = len(chosen) if self.present is None else self.present[chosen].sum(dim=0).clamp_min(1)
+        mean, square = total / counts
         std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
         return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
 
@@ -104,6 +120,13 @@ class ImageSamples:
             return v2.functional.rgb_to_grayscale(image)
         return image.expand(self.channels, -1, -1).contiguous()
 
+    def _augmented(self, image: Tensor) -> Tensor:
+        """Colours are changed together; channels of another number like as many grey images, all alike."""
+        assert self.augment is not None
+        if self.channels in (1, 3):
+            return self.augment(image)
+        return self.augment(image[:, None])[:, 0]
+
     def _to_size(self, image: Tensor) -> Tensor:
         """(1, C, size, size) float in [0, 1]."""
         floats = v2.functional.to_dtype(image, torch.float32, scale=True)[None]
@@ -116,16 +139,37 @@ class ImageSamples:
 
 
 class LabelledSamples(ImageSamples):
-    """The same with `labels`, and a `mixing_seed` for `mixed_batches`."""
+    """The same with `labels`, and a `mixing_seed` for `mixed_batches`.
+
+    Where images lack channels, samples have `channels` (C,) too: their indices, with `ABSENT` for those that
+    are missing, whose pixels are 0.
+    """
+
+    channel_rows: Tensor | None = None  # (N, C) indices of all images
 
     def __init__(self, loaded: LoadedImages[LabelledSplit], **options: Any) -> None:
         super().__init__(loaded, **options)
         self.labels = torch.from_numpy(loaded.split.labels)
+        there = loaded.split.channels
+        if there is not None:
+            if there.shape[1] != self.channels:
+                raise ValueError(
+                    f"images tell which of {there.shape[1]} channels they have, and the model takes "
+                    f"{self.channels}; set in_channels to {there.shape[1]}"
+                )
+            self.present = torch.from_numpy(there)
+            self.channel_rows = torch.where(self.present, torch.arange(self.channels), ABSENT)
 
     def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
         """Image `index`, augmented by draws from `generator` alone, with its label."""
         image = super().sample(index, generator)
+        if self.channel_rows is not None:
+            image["channels"] = self.channel_rows[index]
         return {**image, "labels": self.labels[index], "mixing_seed": _draw_seed(generator)}
+
+    def _image(self, index: int) -> Tensor:
+        image = super()._image(index)
+        return image if self.present is None else image * self.present[index, :, None, None]
 
 
 def mixed_batches(
