@@ -85,6 +85,17 @@ def test_a_vessel_that_only_folds_back_beside_another_takes_less_of_its_kind_tha
     assert taken["beside"] < 0.5 * taken["branch"]
 
 
+def test_two_vessels_side_by_side_that_touch_keep_their_kinds_and_a_wrong_stretch_is_mended():
+    artery, vein = bar((150, 20), (150, 280), 8), bar((158, 20), (158, 280), 8)
+    vessels = artery | vein
+    found = kinds_of(vessels, np.where(artery, 0.9, 0.1))
+    assert (found.arteries == artery)[vessels].mean() > 0.95
+    probability = np.where(artery, 0.9, 0.1)
+    probability[:, 140:160] = 0.1
+    found = kinds_of(artery, probability)
+    assert found.arteries[artery].all()
+
+
 def test_belief_propagation_is_exact_on_a_tree():
     rng = np.random.default_rng(0)
     fields = rng.normal(0, 1, 7)

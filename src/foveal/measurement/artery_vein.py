@@ -34,7 +34,8 @@ class ArteryVein:
         scores: (E,) -1 surely a vein to 1 surely an artery; the magnitude is the confidence.
         arteries: (H, W) bool.
         veins: (H, W) bool; where the two cross a pixel is both.
-        confidence: (H, W) float32 in [0, 1], of the pixel's segment; 0 off the vessels.
+        confidence: (H, W) float32 in [0, 1], of the pixel's segment, less where the pixel is of another kind;
+            0 off the vessels.
     """
 
     scores: np.ndarray
@@ -63,9 +64,10 @@ def separate_arteries_and_veins(
         vein: (H, W) probability of a vein, 0 to 1.
 
     Returns:
-        One kind a segment. A pixel takes the kind of the centre line nearest to it along the vessels, both
-        kinds in the disc of a crossing of the two, and its own where no centre line is (in small specks, and
-        within the optic disc).
+        One kind a segment. A pixel takes the kind of the centre line nearest to it along the vessels; the
+        other one where its own probability differs from that of its centre line by more than the segment
+        is sure, since an artery and a vein side by side that touch in the mask share a centre line; both
+        kinds in the disc of a crossing of the two; and its own where no centre line is (in small specks).
 
     Raises:
         ValueError: shapes differ.
@@ -80,12 +82,17 @@ def separate_arteries_and_veins(
 
 def _evidence(graph: VesselGraph, ratio: np.ndarray) -> np.ndarray:
     """(E,) half the mean log-ratio of each segment, away from its junctions if possible, less if short."""
-    place = np.clip(np.rint(graph.points).astype(np.int64), 0, np.array(graph.shape) - 1)
-    value = ratio[tuple(place.T)].astype(np.float64)
+    value = _at_points(graph, ratio).astype(np.float64)
     clear = np.where(np.isfinite(graph.widths), 1.0, 0.1) * graph.spans
     total = np.maximum(sum_by_path(clear, graph.offsets), 1e-9)
     mean = sum_by_path(value * clear, graph.offsets) / total
     return 0.5 * mean * graph.arcs / (graph.arcs + SHORT)
+
+
+def _at_points(graph: VesselGraph, layer: np.ndarray) -> np.ndarray:
+    """(P,) values of a layer (H, W) at the pixels under the centre lines."""
+    place = np.clip(np.rint(graph.points).astype(np.int64), 0, np.array(graph.shape) - 1)
+    return layer[tuple(place.T)]
 
 
 def _consistent(tree: VesselTree, evidence: np.ndarray) -> np.ndarray:
@@ -172,8 +179,11 @@ def _painted(vessels: np.ndarray, graph: VesselGraph, scores: np.ndarray, ratio:
     edge = np.repeat(np.arange(len(scores)), np.diff(graph.offsets))
     near = nearest_seed(vessels, np.rint(graph.points).astype(np.int64))
     reached = near >= 0
-    score = np.where(vessels, np.tanh(ratio), 0.0).astype(np.float32)
-    score[reached] = scores[edge[near[reached]]]
+    score = np.where(vessels, np.tanh(0.5 * ratio), 0.0).astype(np.float32)
+    middle = near[reached]
+    kept, own = scores[edge[middle]], score[reached]
+    shifted = kept + own - _at_points(graph, score)[middle]
+    score[reached] = np.where(shifted * kept < 0, np.clip(shifted, -1.0, 1.0), kept)
     arteries, veins = vessels & (score > 0), vessels & (score <= 0)
     ends = graph.edges.ravel()
     kind = np.repeat(scores > 0, 2)
