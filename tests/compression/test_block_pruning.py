@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from foveal.blocks.block_sparse_linear import BlockSparseLinear
 from foveal.compression.block_allocation import (
     Choices,
     exact_allocation,
@@ -19,15 +20,17 @@ from foveal.compression.block_pruning import (
     best_tiles,
     block_of,
     make_fast,
+    mean_logits,
     prune_blocks,
     prune_uniformly,
     tile_mask,
 )
 from foveal.compression.costs import macs_of
+from foveal.compression.methods import Material, compress_model, parse_target
 from foveal.compression.onnx_models import export_onnx
 from foveal.compression.run import CompressSettings, compress
 from foveal.kernels.block_sparse import in_tiles, tile_grid
-from foveal.models import Classifier
+from foveal.models import Classifier, ClassifierConfig
 from foveal.objectives.classification import ClassificationObjective
 from foveal.training.loop import fit
 from foveal.training.settings import TrainingSettings
@@ -174,6 +177,36 @@ def test_the_command_writes_a_smaller_model_that_loads_as_it_was(npz, folder, tm
 
 
 @pytest.mark.slow
+def test_the_mean_logits_of_the_calibration_images_stay(classifier):
+    material = Material(None, IMAGES)
+    for centred in (True, False):
+        model = deepcopy(classifier)
+        compress_model("lpvit", model, material, parse_target("30%"), {"block": 16, "centred": centred})
+        stayed = torch.allclose(mean_logits(model, IMAGES), mean_logits(classifier, IMAGES), atol=1e-4)
+        assert stayed == centred
+
+
+def test_a_hierarchical_model_keeps_its_tiles_and_loads_again(tmp_path):
+    torch.manual_seed(0)
+    settings = {
+        "in_channels": 1, "image_size": 32, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4),
+        "window_size": 4,
+    }  # fmt: skip
+    config = ClassifierConfig(
+        encoder="timm/swin_tiny_patch4_window7_224", encoder_settings=settings, classes=("left", "right"),
+        size=32, mean=(0.25,), std=(0.25,),
+    )  # fmt: skip
+    model = Classifier(config).eval()
+    with pytest.raises(ValueError, match="take at most 16 x 16"):
+        compress_model("lpvit", model, Material(None, IMAGES[:8]), parse_target("2x"), {})
+    done = compress_model("lpvit", model, Material(None, IMAGES[:8]), parse_target("2x"), {"block": 16})
+    masked = model(IMAGES[:2])
+    done.finish(model)
+    again = Classifier.from_pretrained(model.save_pretrained(tmp_path))
+    assert any(isinstance(part, BlockSparseLinear) for part in again.modules())
+    torch.testing.assert_close(again(IMAGES[:2]), masked, atol=1e-5, rtol=1e-4)
+
+
 def test_a_pruned_model_goes_to_onnx_as_it_is(classifier, tmp_path):
     model = deepcopy(classifier)
     found = prune_blocks(model, IMAGES, 0.5, block=8)

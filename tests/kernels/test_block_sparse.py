@@ -1,5 +1,7 @@
 """Block-sparse linear layers: torch's own with a masked weight, at any size of tile."""
 
+import multiprocessing
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,6 +57,32 @@ def test_two_threads_and_leading_axes_change_nothing():
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(found, F.linear(x, weight), atol=1e-4, rtol=1e-5)
+
+
+def _sum_of(parts, x, said):
+    torch.set_num_threads(2)
+    said.put(float(block_sparse_linear(x, *parts, outputs=96, backend="compiled").sum()))
+
+
+def test_a_process_forked_after_threads_ran_multiplies_too():
+    _, _, parts = made(96, 800, (32, 32))
+    x = torch.randn(402, 800, generator=torch.Generator().manual_seed(1))
+    fork = multiprocessing.get_context("fork")
+    said = fork.SimpleQueue()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        wanted = float(block_sparse_linear(x, *parts, outputs=96, backend="compiled").sum())
+        child = fork.Process(target=_sum_of, args=(parts, x, said))
+        child.start()
+        child.join(60)
+        stuck = child.is_alive()
+        if stuck:
+            child.kill()
+    finally:
+        torch.set_num_threads(threads)
+    assert not stuck
+    assert said.get() == pytest.approx(wanted)
 
 
 def test_tiles_are_the_weight_again():

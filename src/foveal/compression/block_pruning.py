@@ -291,14 +291,26 @@ def check_block(layers: Sequence[WeightLayer], block: Block) -> None:
 
 
 @register_compressor("lpvit", "kept", behind=prune_blocks)
-def lpvit(model: Classifier, material: Material, target: Target, **options: Any) -> Outcome:
+def lpvit(
+    model: Classifier, material: Material, target: Target, *, centred: bool = True, **options: Any
+) -> Outcome:
     """Tiles of weights pruned by what they do to the outputs; what is left runs block-sparse.
 
-    Options: see `prune_blocks`.
+    Args:
+        model: in evaluation mode.
+        material: its images calibrate.
+        target: kept share of the layers' operations.
+        centred: move the head's bias so that the mean logits of the calibration images stay; no labels are
+            read. Not in the paper.
+        **options: see `prune_blocks`.
     """
+    wanted = mean_logits(model, material.images) if centred else None
     found = prune_blocks(model, material.images, target.value, **options)
     masks = found.masks(model)
     masks.apply(model)
+    if wanted is not None:
+        with torch.no_grad():
+            model.head.bias += wanted - mean_logits(model, material.images)
     height, width = found.block
     summary = (
         f"Tiles of {height} x {width} of {len(found.layers)} layers' weights were pruned by the second-order "
@@ -306,6 +318,8 @@ def lpvit(model: Classifier, material: Material, target: Target, **options: Any)
         f"{found.operations:.1%} of their operations are left, {found.power[0] / found.power[1]:.1%} of the "
         "products of tiles."
     )
+    if centred:
+        summary += " The head's bias keeps the mean logits of these images."
     if not found.within:
         summary += " No choice of tiles came nearer below the target."
     rows = [
@@ -319,6 +333,12 @@ def lpvit(model: Classifier, material: Material, target: Target, **options: Any)
         for layer in found.layers
     ]
     return Outcome(summary, rows, masks, finish=lambda after: make_fast(after, found))
+
+
+@torch.no_grad()
+def mean_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """(K,) over images (N, C, ...)."""
+    return torch.cat([model(batch) for batch in images.split(32)]).mean(dim=0)
 
 
 def make_fast(model: nn.Module, found: BlockPruning) -> None:
