@@ -97,14 +97,14 @@ def test_a_folder_of_classes_is_trained_on_and_the_model_grades_in_screening(sma
     assert "images: auc" in result.output
     grader = Grader(tmp_path / "run" / "model", "cpu")
     image = photograph(30)
-    values, reasons, remarks = grader(image, find_field_of_view(image))
+    values, explained = grader(image, find_field_of_view(image))
     assert values["grade"] in ("ill", "well")
     assert values["probability_ill"] + values["probability_well"] == pytest.approx(1, abs=1e-5)
-    assert [reason.levels.shape for reason in reasons] == [(96, 96)]
-    assert reasons[0].told.probability == pytest.approx(
+    assert [reason.levels.shape for reason in explained.reasons] == [(96, 96)]
+    assert explained.reasons[0].told.probability == pytest.approx(
         max(values["probability_ill"], values["probability_well"])
     )
-    assert remarks == []
+    assert explained.remarks == explained.failures == []
 
 
 def test_a_medmnist_file_is_trained_on(small, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,27 @@ class Reason:
     levels: np.ndarray
 
 
+@dataclass
+class Explained:
+    """What came of explaining answers.
+
+    Attributes:
+        reasons: the maps.
+        remarks: on what there was nothing to explain of, and on methods that do not suit a model.
+        failures: what went wrong in a way that was not foreseen, in one line each.
+    """
+
+    reasons: list[Reason] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def extend(self, other: Explained) -> None:
+        """Take over what came of others."""
+        self.reasons += other.reasons
+        self.remarks += other.remarks
+        self.failures += other.failures
+
+
 def check_methods(methods: Sequence[str]) -> None:
     """Refuse methods that there are not.
 
@@ -66,7 +87,7 @@ def explain_answer(
     of: str,
     methods: Sequence[str],
     place: Callable[[np.ndarray], np.ndarray],
-) -> tuple[list[Reason], list[str]]:
+) -> Explained:
     """Explain one answer by several methods, and try each map.
 
     Args:
@@ -79,7 +100,8 @@ def explain_answer(
         place: from (S, S) uint8 levels to the whole photograph.
 
     Returns:
-        The maps, and a remark on each method that could not explain this model.
+        The maps, a remark on each method that says that it does not suit this model, and a failure for each
+        that raised anything else.
     """
     import torch
 
@@ -88,12 +110,15 @@ def explain_answer(
     from foveal.explanation.perturbing import relevance_ranks
     from foveal.explanation.pictures import limit_of
 
-    reasons, remarks = [], []
+    made = Explained()
     for method in methods:
         try:
             relevance = explain(model, images, target, method=method)
-        except (ValueError, ImportError, RuntimeError, NotImplementedError) as error:
-            remarks.append(f"{of} could not be explained by {method}: {failure_reason(error)}")
+        except (ValueError, ImportError, NotImplementedError) as error:
+            made.remarks.append(f"{of} could not be explained by {method}: {_told(error)}")
+            continue
+        except Exception as error:  # of whatever kind, it does not cost the photograph its other results
+            made.failures.append(f"{of} could not be explained by {method}: {failure_reason(error)}")
             continue
         top = relevance_ranks(relevance)[0] < round(TENTH * relevance[0].numel())
         elsewhere = moved_shapes(top, images[0].amax(dim=0) > 0)
@@ -109,8 +134,13 @@ def explain_answer(
         )
         heat = relevance[0].cpu().numpy()
         levels = np.rint(255 * np.clip(heat / limit_of(heat), 0, 1)).astype(np.uint8)
-        reasons.append(Reason(told, place(levels)))
-    return reasons, remarks
+        made.reasons.append(Reason(told, place(levels)))
+    return made
+
+
+def _told(error: Exception) -> str:
+    """What a method says of a model that it does not suit, in one line."""
+    return " ".join(str(error).split())
 
 
 def moved_shapes(top: Tensor, inside: Tensor, *, count: int = 3) -> list[Tensor]:
@@ -132,7 +162,7 @@ def moved_shapes(top: Tensor, inside: Tensor, *, count: int = 3) -> list[Tensor]
 
 def explain_landmarks(
     model: Segmenter, image: np.ndarray, field: FieldOfView, *, methods: Sequence[str]
-) -> tuple[list[Reason], list[str]]:
+) -> Explained:
     """Why the network of landmarks called disc and fovea where it did.
 
     Args:
@@ -142,7 +172,7 @@ def explain_landmarks(
         methods: see `explain_answer`.
 
     Returns:
-        Maps and remarks; a structure that is called nowhere is only remarked on.
+        Maps, remarks and failures; a structure that is called nowhere is only remarked on.
     """
     import torch
 
@@ -151,17 +181,17 @@ def explain_landmarks(
     from foveal.segmentation.frames import working_frame
 
     if not methods:
-        return [], []
+        return Explained()
     frame = working_frame(image, field, diameter=model.preprocess.working_diameter)
     images = frame.image.to(next(model.parameters()).device)
     with torch.inference_mode():
         outputs = model(images)
-    reasons, remarks = [], []
+    made = Explained()
     for index, name in enumerate(model.config.classes):
         where = called(model, outputs, index)
         assert not isinstance(where, str), "a segmenter calls by its own thresholds"
         if not bool(where.any()):
-            remarks.append(f"{name} is called nowhere, so that there is nothing to explain")
+            made.remarks.append(f"{name} is called nowhere, so that there is nothing to explain")
             continue
 
         def probability(
@@ -171,18 +201,18 @@ def explain_landmarks(
         ) -> Tensor:
             return (1 + model.signed(changed[:, index])[:, where].mean(dim=1)) / 2
 
-        made, told = explain_answer(
-            model,
-            images,
-            region(index, where.clone(), mean=True),
-            probability,
-            of=name,
-            methods=methods,
-            place=lambda levels: place_box(levels, field, frame.box),
+        made.extend(
+            explain_answer(
+                model,
+                images,
+                region(index, where.clone(), mean=True),
+                probability,
+                of=name,
+                methods=methods,
+                place=lambda levels: place_box(levels, field, frame.box),
+            )
         )
-        reasons += made
-        remarks += told
-    return reasons, remarks
+    return made
 
 
 def place_box(levels: np.ndarray, field: FieldOfView, box: Box) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from foveal.files import file_sha256
 from foveal.scans.field_of_view import FieldOfView, field_square, square_box
-from foveal.screening.explaining import GRADER_METHOD, Reason, explain_answer, place_box
+from foveal.screening.explaining import GRADER_METHOD, Explained, explain_answer, place_box
 from foveal.screening.records import Value
 
 
@@ -47,9 +47,7 @@ class Grader:
             self.predict = OnnxClassifier(folder).predict_proba
         self.methods = tuple(methods) or (GRADER_METHOD,)
 
-    def __call__(
-        self, image: np.ndarray, field: FieldOfView
-    ) -> tuple[dict[str, Value], list[Reason], list[str]]:
+    def __call__(self, image: np.ndarray, field: FieldOfView) -> tuple[dict[str, Value], Explained]:
         """Grade one photograph.
 
         Args:
@@ -57,7 +55,7 @@ class Grader:
             field: its field of view.
 
         Returns:
-            Cells of the grader's columns, why it chose its class, and remarks on methods that did not work.
+            Cells of the grader's columns, and why it chose its class.
         """
         import torch
 
@@ -74,7 +72,7 @@ class Grader:
         }
         for name, probability in zip(config.classes, probabilities[0].tolist(), strict=True):
             values[f"probability_{name}"] = float(f"{probability:.6g}")
-        reasons, remarks = explain_answer(
+        explained = explain_answer(
             self.model,
             batch,
             torch.tensor([chosen], device=self.device),
@@ -83,7 +81,7 @@ class Grader:
             methods=self.methods,
             place=lambda levels: place_box(levels, field, square_box(field)),
         )
-        return values, reasons, remarks
+        return values, explained
 
 
 def grader_hash(folder: Path) -> str:

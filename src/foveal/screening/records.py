@@ -15,11 +15,11 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Failure:
-    """A photograph that could not be screened.
+    """A photograph that could not be screened, or an explanation that one lacks.
 
     Attributes:
         path: the file.
-        name: the name its results would have had.
+        name: of its results, which only a failure of "explanations" leaves it.
         stage: the step that failed ("find", "read", "field of view", "quality", "vessels", "landmarks",
             "arteries and veins", "lesions", "biomarkers", "grader", "explanations", "pictures", "write" or
             "worker").
@@ -104,6 +104,7 @@ class Record(BaseModel):
         missing: name of each biomarker without a value to the reason.
         notes: remarks on the input ("frame 1 of 12 is screened") and on what could not be explained.
         explanations: of the page's maps "relevance_0", "relevance_1", …, in this order.
+        unexplained: methods that failed in a way that was not foreseen; another run tries them again.
         outputs: path within the report to size in bytes, of each file written for this photograph.
         thumbnail: data URI, at most 96 pixels.
         seconds: wall time of each step.
@@ -120,6 +121,7 @@ class Record(BaseModel):
     missing: dict[str, str]
     notes: list[str]
     explanations: list[Explanation] = []
+    unexplained: list[str] = []
     outputs: dict[str, int]
     thumbnail: str
     seconds: dict[str, float]

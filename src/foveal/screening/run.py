@@ -44,7 +44,8 @@ class ScreenSummary:
         report: folder of the report.
         screened: photographs done in this run.
         resumed: photographs that an earlier run had done already.
-        failures: photographs without results, in the order in which they were found.
+        failures: photographs without results, in the order in which they were found, then those that lack
+            an explanation that failed in a way that was not foreseen.
         seconds: wall time of the run.
         error: why nothing could start; None when something did.
     """
@@ -63,7 +64,7 @@ class ScreenSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 all photographs are done, 1 some failed, 2 nothing could start."""
+        """0 all photographs are done, 1 some failed or lack an explanation, 2 nothing could start."""
         if self.error is not None:
             return 2
         return 1 if self.failures else 0
@@ -98,7 +99,8 @@ def screen(
 
     Returns:
         The summary. A wrong source, report folder or model is not raised: it is `summary.error`, with exit
-        status 2. A photograph that fails never stops the others.
+        status 2. A photograph that fails never stops the others; one that only lacks an explanation, by an
+        error that was not foreseen, has its other results, is told in `failures.csv`, and the run ends with 1.
     """
     settings, report = settings or ScreenSettings(), Path(out)
     console = Console(stderr=True, quiet=not progress)
@@ -129,10 +131,15 @@ def screen(
                 done[outcome.name] = outcome
         records = [done[ref.name] for ref in refs if ref.name in done]
         failures = tuple(failed[ref.name] for ref in refs if ref.name in failed)
-        _build_report(report, records, failures, settings, bar.track)
+        unexplained = tuple(_unexplained(record) for record in records if record.unexplained)
+        _build_report(report, records, failures, unexplained, settings, bar.track)
 
     summary = ScreenSummary(
-        report, len(records) - resumed, resumed, failures, round(time.perf_counter() - started, 3)
+        report,
+        len(records) - resumed,
+        resumed,
+        failures + unexplained,
+        round(time.perf_counter() - started, 3),
     )
     _tell(console, summary)
     if others := {path.stem for path in (report / "scans").glob("*.json")} - {ref.name for ref in refs}:
@@ -218,7 +225,7 @@ def _finished_record(ref: "ScanRef", job: Job) -> Record | None:
     from foveal.screening.report import page_is_whole
 
     record = read_record(job.report, ref.name)
-    if record is None or record.provenance != job.provenance:
+    if record is None or record.provenance != job.provenance or record.unexplained:
         return None
     if not (outputs_are_whole(job.report, record) and page_is_whole(job.report, ref.name)):
         return None
@@ -249,6 +256,10 @@ def _outcomes(refs: Sequence["ScanRef"], job: Job) -> Iterator[Record | Failure]
     yield from pool.map(refs)
 
 
+def _unexplained(record: Record) -> Failure:
+    return Failure(str(record.values["path"]), record.name, "explanations", "; ".join(record.unexplained))
+
+
 def _lost(ref: "ScanRef") -> Failure:
     reason = (
         "the process that screened it was killed twice, the second time with nothing beside it: most likely "
@@ -261,6 +272,7 @@ def _build_report(
     report: Path,
     records: Sequence[Record],
     failures: Sequence[Failure],
+    unexplained: Sequence[Failure],
     settings: ScreenSettings,
     track: Callable,
 ) -> None:
@@ -270,7 +282,7 @@ def _build_report(
 
     overview = Overview.of(records, title=settings.title)
     write_results(report, records, overview.columns)
-    write_failures(report / "failures.csv", failures)
+    write_failures(report / "failures.csv", [*failures, *unexplained])
     names = [record.name for record in records]
     for index, record in enumerate(track(records, description="Writing the report")):
         previous, following = names[max(0, index - 1) : index], names[index + 1 : index + 2]
@@ -286,6 +298,11 @@ def _build_report(
 
 def _tell(console: Console, summary: ScreenSummary) -> None:
     resumed = f" ({summary.resumed} of them by an earlier run)" if summary.resumed else ""
-    console.print(f"{summary.screened + summary.resumed} screened{resumed}, {len(summary.failures)} failed")
+    lacking = sum(failure.stage == "explanations" for failure in summary.failures)
+    told = f", {lacking} of them without an explanation" if lacking else ""
+    console.print(
+        f"{summary.screened + summary.resumed} screened{resumed}{told}, "
+        f"{len(summary.failures) - lacking} failed"
+    )
     tell_failures(console, summary.failures, summary.report / "failures.csv")
     console.print(f"report: {escape(str(summary.index))}", highlight=False, soft_wrap=True)

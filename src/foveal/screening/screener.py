@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
     from foveal.scans.quality import Quality
     from foveal.scans.scan import Scan
-    from foveal.screening.explaining import Reason
     from foveal.screening.structures import KindsOfVessels, LandmarksAndDoubt, LesionsAndDoubt
 
 ARTERY, VEIN, CROSSING = 1, 2, 3
@@ -134,7 +133,7 @@ class Screener:
         from foveal.scans.reading import read_scan
         from foveal.screening import pictures
         from foveal.screening import structures as of
-        from foveal.screening.explaining import explain_landmarks
+        from foveal.screening.explaining import Explained, explain_landmarks
         from foveal.screening.layers import Seen, report_layers
         from foveal.screening.report import write_first_page
         from foveal.segmentation.inference import segment_vessels
@@ -171,17 +170,15 @@ class Screener:
             lesion_values = measure_lesions(lesions.found, eye)
             rule = rule_summary(lesions.found, eye, quality=quality.grade)
         grade: dict[str, Value] = {}
-        reasons: list[Reason] = []
-        remarks: list[str] = []
+        explained = Explained()
         if self.grader is not None:
             with steps("grader"):
-                grade, reasons, remarks = self.grader(scan.image, field)
+                grade, explained = self.grader(scan.image, field)
         if settings.explain:
             with steps("explanations"):
-                found, told = explain_landmarks(
-                    self.networks.landmarks, scan.image, field, methods=settings.explain
+                explained.extend(
+                    explain_landmarks(self.networks.landmarks, scan.image, field, methods=settings.explain)
                 )
-                reasons, remarks = reasons + found, remarks + told
         with steps("pictures"):
             maps = {
                 f"vessels/{ref.name}.png": pictures.grey_png(levels),
@@ -190,7 +187,7 @@ class Screener:
                 f"structures/{ref.name}.png": pictures.grey_png(of.structure_levels(disc, lesions.found)),
             }
             layers = report_layers(
-                Seen(eye, levels, doubt, landmarks, kinds, lesions, [r.levels for r in reasons])
+                Seen(eye, levels, doubt, landmarks, kinds, lesions, [r.levels for r in explained.reasons])
             )
             outline, thumbnail = pictures.field_path(field), pictures.thumbnail(scan.image, field)
         with steps("write"):
@@ -224,8 +221,9 @@ class Screener:
                 values=values,
                 reasons=list(quality.reasons),
                 missing=biomarkers.missing_reasons | lesion_values.missing_reasons,
-                notes=_notes(scan, landmarks.found) + remarks,
-                explanations=[reason.told for reason in reasons],
+                notes=_notes(scan, landmarks.found) + explained.remarks + explained.failures,
+                explanations=[reason.told for reason in explained.reasons],
+                unexplained=explained.failures,
                 outputs=outputs,
                 thumbnail=thumbnail,
                 seconds={},
