@@ -8,7 +8,14 @@ from torch.nn.functional import interpolate
 
 from foveal.explanation import explain
 from foveal.explanation.taps import tapped
-from foveal.explanation.ttame import MapHead, MapHeadConfig, TTame, TTameObjective, total_variation
+from foveal.explanation.ttame import (
+    MapHead,
+    MapHeadConfig,
+    MirroredImages,
+    TTame,
+    TTameObjective,
+    total_variation,
+)
 from foveal.training import TrainingSettings, fit
 
 
@@ -174,6 +181,17 @@ def test_a_dropped_class_token_has_no_say(vit):
     changed = tokens.clone()
     changed[:, 0] += 1
     assert torch.equal(ttame._maps(tokens, IMAGES), ttame._maps(changed, IMAGES))
+
+
+def test_half_of_the_samples_are_mirrored():
+    samples = MirroredImages(IMAGES)
+    drawn = [samples.sample(1, torch.Generator().manual_seed(seed))["images"] for seed in range(40)]
+    mirrored = [not torch.equal(image, IMAGES[1]) for image in drawn]
+    assert len(samples) == 4
+    assert 10 < sum(mirrored) < 30
+    assert all(
+        torch.equal(x, IMAGES[1].flip(-1)) for x, turned in zip(drawn, mirrored, strict=True) if turned
+    )
 
 
 def test_a_saved_head_gives_the_same_maps(model, tmp_path):

@@ -285,6 +285,21 @@ class TTameObjective(Objective):
         return a * images
 
 
+class MirroredImages:
+    """Training samples of images (N, C, ...) alone, as the model takes them, half of them mirrored."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
+        """One image, its last axis turned round in half of the cases."""
+        image = self.images[index]
+        return {"images": image.flip(-1) if torch.rand((), generator=generator) < 0.5 else image}
+
+
 def total_variation(maps: Tensor, *, border: float = 0.3) -> Tensor:
     """Half the sum of squared steps of maps (B, N, *grid) along each axis and, weighted, at their borders."""
     total = maps.new_zeros(())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
 
-from foveal.encoders import create_encoder
+from foveal.encoders import Encoder, create_encoder
 from foveal.recipes._encoder_learning import Learned, LearningData, learn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ObjectPictures:
     """Pictures with the boxes of their objects.
 
@@ -97,17 +100,57 @@ def scattered_pictures(
     return ScatteredPictures(*(torch.from_numpy(part) for part in parts))
 
 
+def small_convolutions() -> Encoder:
+    """Three stages over half the image's side and less, 53 thousand weights."""
+    return create_encoder("conv-pyramid", widths=(16, 32, 48), in_channels=3)
+
+
+def small_transformer(*, side: int = 32) -> Encoder:
+    """Four blocks of 48 over patches of 4 px behind convolutions, which learn from few pictures."""
+    stem = partial(_ConvolutionalPatches, width=24)
+    return create_encoder(
+        "timm/vit_tiny_patch16_224",
+        image_size=side,
+        patch_size=4,
+        embed_dim=48,
+        depth=4,
+        num_heads=4,
+        mlp_ratio=2.0,
+        embed_layer=stem,
+    )
+
+
 @cache
-def trained_on_objects(seed: int = 0, *, steps: int = 250) -> Learned:
-    """A small convolutional classifier of these pictures."""
+def trained_on_objects(
+    seed: int = 0,
+    *,
+    pictures: ObjectPictures | None = None,
+    encoder: Callable[[], nn.Module] = small_convolutions,
+    steps: int = 250,
+    learning_rate: float = 3e-3,
+) -> Learned:
+    """A small classifier of such pictures, those of `object_pictures()` unless others are given."""
     return learn(
-        lambda: create_encoder("conv-pyramid", widths=(16, 32, 48), in_channels=3),
-        object_pictures().data,
+        encoder,
+        (pictures or object_pictures()).data,
         steps=steps,
         batch_size=32,
-        learning_rate=3e-3,
+        learning_rate=learning_rate,
         seed=seed,
     )
+
+
+class _ConvolutionalPatches(PatchEmbed):
+    """Patch tokens by strided convolutions (Xiao et al., arXiv 2106.14881)."""
+
+    def __init__(self, *, width: int, in_chans: int = 3, embed_dim: int = 768, **options: Any) -> None:
+        super().__init__(in_chans=in_chans, embed_dim=embed_dim, **options)
+        self.proj = nn.Sequential(  # type: ignore[assignment]
+            nn.Conv2d(in_chans, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width),
+            nn.ReLU(), nn.Conv2d(2 * width, embed_dim, 1),
+        )  # fmt: skip
 
 
 def _ground(random: np.random.Generator, side: int) -> np.ndarray:

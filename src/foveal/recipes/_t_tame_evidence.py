@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from foveal.explanation.cam import unit_range
 from foveal.explanation.faithfulness import confidence_change
-from foveal.explanation.localisation import mass_in_mask, pointing_game
 from foveal.explanation.methods import ask, explain
-from foveal.explanation.ttame import TTame, TTameObjective
+from foveal.explanation.ttame import MirroredImages, TTame, TTameObjective
 from foveal.machine import seconds_of
-from foveal.recipes._object_pictures import object_pictures, trained_on_objects
 from foveal.recipes.base import Evidence, Finding, Scale
 from foveal.recipes.t_tame import TTameSettings, recipe
-
-STAGES = ("encoder.stages.0", "encoder.stages.1", "encoder.stages.2")
 
 
 def evidence(scale: Scale) -> Iterable[Evidence]:
@@ -32,7 +26,10 @@ def evidence(scale: Scale) -> Iterable[Evidence]:
     yield whole_maps_change_nothing
     yield the_model_stays
     if scale == "full":
-        yield partial(maps_of_objects, range(2))
+        from foveal.recipes._t_tame_learning import maps_of_objects
+
+        for network in ("CNN", "ViT"):
+            yield partial(maps_of_objects, network, range(3))
         yield costs
 
 
@@ -113,87 +110,9 @@ def the_model_stays() -> Finding:
     model, images = small_network(), torch.rand(8, 3, 28, 28)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     training = {"steps": 3, "batch_size": 4, "optimizer": "sgd", "learning_rate": 0.01, "tensorboard": False}
-    recipe.build(TTameSettings(layers=("0", "1"), training=training))(model, images, Images(images))
+    recipe.build(TTameSettings(layers=("0", "1"), training=training))(model, images, MirroredImages(images))
     same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     return Finding.fact("after training the model's weights and statistics are the same to the bit", same)
-
-
-class Images:
-    """Training samples of images alone, mirrored at random."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def sample(self, index: int, generator: torch.Generator) -> dict[str, Any]:
-        """One image."""
-        image = self.images[index]
-        return {"images": image.flip(2) if torch.rand((), generator=generator) < 0.5 else image}
-
-
-def trained_head(
-    model: nn.Module, images: Tensor, layers: Sequence[str], *, seed: int, steps: int = 150
-) -> TTame:
-    """A head trained with the paper's losses; the learning rate is of so few steps."""
-    training = {
-        "steps": steps, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4,
-        "warmup_fraction": 0.1, "seed": seed, "tensorboard": False, "log_every": steps,
-    }  # fmt: skip
-    return recipe.build(TTameSettings(layers=tuple(layers), training=training))(
-        model, images[:8], Images(images)
-    )
-
-
-def maps_of_objects(seeds: Sequence[int]) -> Iterator[Finding]:
-    """A small convolutional network on pictures of one object each, whose box is known."""
-    pictures = object_pictures()
-    model, data = trained_on_objects(0).model, pictures.data
-    images, masks = data.test_images, pictures.masks
-    ground = model.mean.expand_as(images)  # masked as in training: the standardised image times the map
-    with torch.no_grad():
-        classes = model(images).argmax(1)
-
-    def drop(maps: Tensor) -> float:
-        asked = ask(model, images, classes)
-        return 100 * float(
-            confidence_change(asked, unit_range(maps), keep=(0.5,), baseline=ground).drop.mean()
-        )
-
-    of: dict[str, list[float]] = {"AD": [], "one layer": [], "points": [], "energy": []}
-    for seed in seeds:
-        explained = trained_head(model, data.images, STAGES, seed=seed)
-        maps = explain(model, images, classes, method="t-tame", trained=explained)
-        before = TTame.untrained(model, images[:8], STAGES, seed=seed).eval()
-        first = explain(model, images, classes, method="t-tame", trained=before)
-        of["AD"].append(drop(maps))
-        of["points"].append(float(pointing_game(maps, masks).mean()))
-        of["energy"].append(float((mass_in_mask(maps, masks) / mass_in_mask(first, masks)).nanmean()))
-        single = trained_head(model, data.images, STAGES[-1:], seed=seed)
-        of["one layer"].append(drop(explain(model, images, classes, method="t-tame", trained=single)))
-    cam = drop(explain(model, images, classes, method="grad-cam"))
-    random = drop(torch.rand(masks.shape, generator=torch.Generator().manual_seed(0)))
-    told = (
-        f"T-TAME {fmean(of['AD']):.1f}, Grad-CAM {cam:.1f}, random {random:.1f}, "
-        f"one layer {fmean(of['one layer']):.1f}"
-    )
-    yield Finding.at_least(
-        f"average drop at 50 %, points less than random maps' ({told})", [random - a for a in of["AD"]], 15.0
-    )
-    points = fmean(of["points"])
-    yield Finding.fact(
-        "three points less than Grad-CAM's, or the largest value on the object in 0.85 of the pictures",
-        cam - fmean(of["AD"]) >= 3 or points >= 0.85,
-        measured=f"{cam - fmean(of['AD']):.1f} points less; {points:.2f} of the pictures",
-    )
-    yield Finding.at_least(
-        "share of the map within the box, over that of the untrained head", of["energy"], 1.5
-    )
-    yield Finding.at_least(
-        "average drop of one layer less that of three",
-        [b - a for a, b in zip(of["AD"], of["one layer"], strict=True)], 0.0,
-    )  # fmt: skip
 
 
 def costs() -> Iterator[Finding]:
