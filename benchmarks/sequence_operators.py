@@ -1,12 +1,13 @@
 """Every sequence operator of the registry: time, memory, operations, growth, crossovers and errors.
 
-    python benchmarks/sequence_operators.py [--sizes 64 196 784 ...] [--seconds 1] [--write]
+    python benchmarks/sequence_operators.py [--sizes 64 196 784 ...] [--seconds 0.5] [--write]
 
-All operators have width 192. The whole range of sizes is measured at batch 1 on one thread, forward, with the
-backward pass and token by token, with the peak memory of fresh processes; batch 4 and two threads at three
-sizes. Attention is measured fused and with its scores laid out. A pass at one size takes at most about
-`--seconds` with its repeats: above it there are fewer repeats, which the table tells, and an operator whose
-single pass takes longer ends there. `--write` keeps the page, the plot and its data in docs/evidence.
+All operators have width 192. The whole range of sizes is measured at batch 1 on one thread, forward, with
+the backward pass and token by token; the peak memory of fresh processes at three sizes, batch 4 and two
+threads at two. Attention is measured fused and with its scores laid out. A pass at one size takes at most
+about `--seconds` with its repeats: above it there are fewer repeats, which the table tells, and an operator
+whose single pass takes longer ends there. All of it takes about six minutes on a quiet core. `--write` keeps
+the page, the plots and their data in docs/evidence.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from foveal.blocks.sequence_operators import OPERATORS
 from foveal.evaluation.sequence_costs import SIZES, Cost, SequenceReport, measure_sequence_operators
@@ -24,8 +26,9 @@ from foveal.files import write_atomically
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 DIM = 192
-FEW = (196, 1024, 4096)  # sizes at batch 4 and on two threads
-LONGEST_LOOP = 4096  # tokens of the loop in 64 bits, which takes milliseconds each
+FEW = (1024, 4096)  # sizes at batch 4 and on two threads
+REMEMBERED = (1024, 4096, 16384)  # sizes whose memory is taken
+LONGEST_LOOP = 1024  # tokens of the loop in 64 bits, which takes milliseconds each
 LAID_OUT = "attention, scores laid out"
 NAMED = (
     ("time", ("forward", "both", "step")),
@@ -43,15 +46,17 @@ def tell(cost: Cost) -> None:
 
 def measure(sizes: tuple[int, ...], seconds: float, processes: int) -> tuple[SequenceReport, SequenceReport]:
     """The report over all sizes, and that of batch 4 and two threads at few sizes."""
-    ops, quick = list(OPERATORS), {"most_seconds": seconds, "on_cost": tell}
-    one = measure_sequence_operators(ops, sizes, [DIM], memory_repeats=processes, **quick)
+    ops = list(OPERATORS)
+    quick: dict[str, Any] = {"most_seconds": seconds, "on_cost": tell}
+    memory: dict[str, Any] = {"memory_repeats": processes, "memory_sizes": REMEMBERED}
+    one = measure_sequence_operators(ops, sizes, [DIM], **memory, **quick)
     laid_out = measure_sequence_operators(
         ["attention"],
         sizes,
         [DIM],
         settings={"attention": {"fused": False}},
-        memory_repeats=processes,
         passes=("forward", "both"),
+        **memory,
         **quick,
     )
     named = tuple(replace(cost, operator=LAID_OUT) for cost in laid_out.costs)
@@ -105,7 +110,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one pass at one size with its repeats")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one pass at one size with its repeats")
     parser.add_argument(
         "--processes", type=int, default=1, help="fresh processes a pass and size, for memory"
     )

@@ -92,6 +92,20 @@ def test_a_fresh_process_tells_what_kernels_keep_to_themselves() -> None:
     assert not cost.forward_bytes
 
 
+def test_memory_is_taken_at_the_sizes_that_are_named() -> None:
+    costs = measure_sequence_operators(
+        ["conv"],
+        [8, 16],
+        [4],
+        warm_ups=1,
+        repeats=1,
+        memory_repeats=1,
+        memory_sizes=[16],
+        passes=("forward",),
+    ).costs
+    assert [len(cost.forward_bytes) for cost in costs] == [0, 1]
+
+
 def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     with pinned_threads(1):

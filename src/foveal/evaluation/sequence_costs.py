@@ -180,6 +180,7 @@ def measure_sequence_operators(
     repeats: int = 7,
     most_seconds: float = math.inf,
     memory_repeats: int = 0,
+    memory_sizes: Sequence[int] | None = None,
     passes: Sequence[Pass] = ("forward", "both", "step"),
     device: str = "cpu",
     on_cost: Callable[[Cost], None] | None = None,
@@ -199,6 +200,7 @@ def measure_sequence_operators(
             there are fewer repeats, which the table tells; a pass that takes longer alone ends its sizes.
         memory_repeats: fresh processes for each size, batch and pass, whose peak memory is taken above what
             they hold when idle; on Linux and a CPU only, with the first number of threads.
+        memory_sizes: of `sizes`, those whose memory is taken; None for all.
         passes: what to time.
         device: to measure on.
         on_cost: called with each cost as it is known.
@@ -227,7 +229,8 @@ def measure_sequence_operators(
                         break
                     x = torch.randn(batch, tokens, dim, device=device)
                     cost = _measure(name, op, x, clock, passes, count)
-                    if memory_repeats and count == threads[0] and device == "cpu":
+                    remembered = memory_repeats and (memory_sizes is None or tokens in memory_sizes)
+                    if remembered and count == threads[0] and device == "cpu":
                         found = {
                             f"{each}_bytes": tuple(
                                 added_memory(_fresh_pass, each, name, dim, chosen, batch, tokens, count)
