@@ -6,7 +6,8 @@
 The question is why the shipped network calls the optic disc where it does, in the public-domain retina and
 in photographs of IDRiD, whose discs are outlined; methods that take less than `--slow` seconds are also
 asked why the network of lesions calls hard exudates, of which IDRiD has masks. A small vision transformer,
-trained here for a minute on PneumoniaMNIST, is asked why it sees pneumonia. All is one run of one thread.
+trained here for a minute on PneumoniaMNIST, is asked why it sees pneumonia, also by methods that learn
+(a minute more). All is one run of one thread.
 `--write` keeps docs/explanation.md and its picture.
 """
 
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the libraries that read it
 
@@ -37,6 +39,7 @@ from foveal.explanation import explain, list_methods
 from foveal.explanation.faithfulness import sensitivity_max
 from foveal.explanation.localisation import masks_on_grid, mass_ratio, pointing_game
 from foveal.explanation.methods import ask, find_method
+from foveal.explanation.pace_fitting import fit_pace
 from foveal.explanation.perturbing import baseline_images, uniform
 from foveal.explanation.pictures import Drawn, comparison_png
 from foveal.explanation.randomisation import rank_correlation
@@ -47,6 +50,8 @@ from foveal.files import write_atomically
 from foveal.machine import describe_environment, seconds_of
 from foveal.markdown import table
 from foveal.models import Segmenter, shipped_model
+from foveal.recipes import load_recipe
+from foveal.recipes.t_tame import TTameSettings
 from foveal.scans.field_of_view import crop_padded, find_field_of_view
 from foveal.scans.reading import read_scan
 from foveal.scans.structure_datasets import iterate_idrid
@@ -62,10 +67,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "explanation.md"
 SHEET = "explanation.jpg"
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 VIT_STEPS = 500
-VIT_LAYER = "encoder.layers.encoder_layer_3.ln_1"
+VIT_BLOCK = "encoder.layers.encoder_layer_{}"
+VIT_LAYER = VIT_BLOCK.format(3) + ".ln_1"
+HEAD_EPOCHS = 4  # of T-TAME on the radiographs to learn from
+CONCEPTS = {"concepts": 8, "dimensions": 16, "prior_strength": 50.0}
 VIT_METHODS = {
     "attention-rollout": {}, "attention-flow": {}, "attention-relevance": {}, "lrp": {}, "saliency": {},
     "input-x-gradient": {}, "integrated-gradients": {}, "smoothgrad": {}, "gradient-shap": {},
+    "deep-lift": {}, "deep-lift-shap": {},
     "grad-cam": {"layer": VIT_LAYER}, "layer-cam": {"layer": VIT_LAYER}, "occlusion": {},
     "feature-ablation": {}, "kernel-shap": {}, "lime": {}, "rise": {},
 }  # fmt: skip
@@ -73,6 +82,15 @@ SMALL = 64  # pixels along the side of images of which an answer rests on a larg
 LARGE_SHARES = (0.1, 0.3, 0.5, 0.7)
 STEPS = 25  # of deletion and insertion
 CROP = 512  # pixels of the network of lesions' own frame
+NOT_THERE = {
+    "kept-patches": "of models with reduced tokens alone, such as `foveal compress --method evit` makes",
+    "t-tame": "of classifiers; see [the transformer](#a-transformer)",
+    "pace": "with classes of classifiers alone; see [the transformer](#a-transformer)",
+    "layer-deep-lift": "Captum's hooks meet modules alone, and the network calls rectifiers as functions",
+} | dict.fromkeys(
+    ("attention-flow", "attention-relevance", "attention-rollout"),
+    "of models with attention; see [the transformer](#a-transformer)",
+)
 DRAWN = (
     "saliency", "integrated-gradients", "smoothgrad", "guided-backprop", "deep-lift", "gradient-shap",
     "grad-cam", "cam", "layer-cam", "score-cam", "lrp", "excitation-backprop", "salient-relevance",
@@ -201,8 +219,75 @@ def framed(name: str, model: Segmenter, structure: str, image: np.ndarray, mask:
     return Case(name, Answer(model, structure, frame.image), frame.image, inside)
 
 
-def radiograph_cases(data: Path, count: int) -> Iterator[Case]:
-    """Validation radiographs that a small vision transformer, trained here, calls pneumonia."""
+@dataclass(frozen=True)
+class Way:
+    """How a map comes about: a method with its options, asked of the case's model or of a changed one.
+
+    Attributes:
+        method: registered.
+        options: of the method, or what makes them from a case.
+        model: asked instead of the case's.
+        target: class of the model.
+    """
+
+    method: str
+    options: dict[str, Any] | Callable[[Case], dict[str, Any]] = field(default_factory=dict)
+    model: nn.Module | None = None
+    target: int = 0
+
+    def chosen(self, case: Case) -> dict[str, Any]:
+        """Options for a case."""
+        return self.options(case) if callable(self.options) else self.options
+
+    def __call__(self, case: Case) -> Tensor:
+        """(1, H, W)."""
+        model = case.model if self.model is None else self.model
+        return explain(model, case.images, self.target, method=self.method, **self.chosen(case))
+
+    def sensitivity(self, case: Case) -> float:
+        """Largest change of the map among five small changes of the image."""
+        asked = ask(case.model if self.model is None else self.model, case.images, self.target)
+        noise, options = uniform(samples=5), self.chosen(case)
+        return float(sensitivity_max(asked, self.method, perturbations=noise, options=options))
+
+
+class BothAnswers(nn.Module):
+    """The logits 0 and z of no and yes, whose softmax is the sigmoid of a model's logit z (B, 1)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit = self.model(images)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def trained_ways(model: nn.Module, images: Tensor) -> tuple[dict[str, Way], str]:
+    """T-TAME's head and PACE's concepts of a small transformer, and how long they took to learn."""
+    both = BothAnswers(model).eval()
+    layers = tuple("model." + VIT_BLOCK.format(block) + ".ln_2" for block in (1, 2, 3))
+    steps = HEAD_EPOCHS * len(images) // 32
+    training = {
+        "steps": steps, "batch_size": 32, "optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 5e-4,
+        "warmup_fraction": 0.1, "tensorboard": False, "log_every": steps,
+    }  # fmt: skip
+    begun = time.perf_counter()
+    head = load_recipe("t-tame").build(TTameSettings(layers=layers, training=training))
+    explained = head(both, images[:8], [{"images": image} for image in images])
+    taken = [f"T-TAME's head {HEAD_EPOCHS} epochs of them, {time.perf_counter() - begun:.0f} s"]
+    begun = time.perf_counter()
+    concepts = fit_pace(both, images[:: len(images) // 1000 or 1], class_names=("well", "ill"), **CONCEPTS)
+    taken.append(f"PACE's {CONCEPTS['concepts']} concepts a thousand, {time.perf_counter() - begun:.0f} s")
+    ways = {
+        name: Way(name, {"trained": trained}, both, 1)
+        for name, trained in (("t-tame", explained), ("pace", concepts))
+    }
+    return ways, " and ".join(taken)
+
+
+def radiograph_cases(data: Path, count: int) -> tuple[list[Case], Tensor]:
+    """Validation radiographs that a small transformer, trained here, says pneumonia; what it learned from."""
     with np.load(next((data / "pneumoniamnist").glob("*.npz"))) as found:
         pixels = {part: torch.from_numpy(found[f"{part}_images"]) for part in ("train", "val")}
         labels = torch.from_numpy(found["train_labels"]).float()
@@ -222,8 +307,11 @@ def radiograph_cases(data: Path, count: int) -> Iterator[Case]:
     model.eval()
     with torch.inference_mode():
         sure = model(images["val"])[:, 0] > 2
-    for at in sure.nonzero()[:count, 0].tolist():
-        yield Case(f"radiograph {at}", model, images["val"][at : at + 1].contiguous(), None)
+    cases = [
+        Case(f"radiograph {at}", model, images["val"][at : at + 1].contiguous(), None)
+        for at in sure.nonzero()[:count, 0].tolist()
+    ]
+    return cases, images["train"].contiguous()
 
 
 def tried(case: Case, relevance: Tensor, scores: Scores) -> None:
@@ -243,9 +331,16 @@ def tried(case: Case, relevance: Tensor, scores: Scores) -> None:
         scores.mass.append(float(mass_ratio(relevance.clamp_min(0), case.mask)))
 
 
-def of_method(name: str, **options: str) -> Callable[[Case], Tensor]:
-    """From a case to foveal's map (1, H, W)."""
-    return lambda case: explain(case.model, case.images, 0, method=name, **options)
+def of_last_maps(case: Case) -> dict[str, Any]:
+    """Options of a method that must be told its layer."""
+    return {"layer": last_map_layer(case.model, case.images)}
+
+
+def of_all() -> dict[str, Way]:
+    """Every registered method by its name."""
+    return {
+        name: Way(name, of_last_maps if name == "layer-guided-backprop" else {}) for name in list_methods()
+    }
 
 
 def measured(
@@ -273,10 +368,8 @@ def measured(
                 if each.seconds[-1] < slow:
                     each.seconds[-1] = seconds_of({name: partial(method, case)}, rounds=1)[name]
                 tried(case, relevance, each)
-                if each.seconds[-1] < slow and name in list_methods():
-                    noise = uniform(samples=5)
-                    asked = ask(case.model, case.images, 0)
-                    each.sensitivity.append(float(sensitivity_max(asked, name, perturbations=noise)))
+                if each.seconds[-1] < slow and isinstance(method, Way):
+                    each.sensitivity.append(method.sensitivity(case))
         except (ValueError, NotImplementedError, RuntimeError, TypeError) as error:
             refused[name] = " ".join(str(error).split())[:110]
         else:
@@ -327,7 +420,7 @@ def beside_peers(case: Case, vit: Case, rounds: int) -> list[list[str]]:
             continue
         for method, theirs in attributions.items():
             asked = vit if peer == "LXT" else case
-            ours = partial(of_method(method), asked)
+            ours = partial(Way(method), asked)
             first, second = ours()[0], theirs(asked.images).to(torch.float32)
             times = seconds_of({"ours": ours, "theirs": partial(theirs, asked.images)}, rounds=rounds)
             difference = float((unit(first) - unit(second)).abs().max())
@@ -348,7 +441,7 @@ def unit(values: Tensor) -> Tensor:
 def sheet(case: Case, methods: tuple[str, ...]) -> bytes:
     """The methods side by side on one photograph, JPEG."""
     grey = (case.images[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    maps = [Drawn(of_method(name)(case)[0].numpy(), name, find_method(name).signed) for name in methods]
+    maps = [Drawn(Way(name)(case)[0].numpy(), name, find_method(name).signed) for name in methods]
     picture = Image.open(io.BytesIO(comparison_png(maps, grey, title="retina"))).convert("RGB")
     written = io.BytesIO()
     picture.save(written, "JPEG", quality=86)
@@ -381,19 +474,26 @@ def main() -> None:
     sys.path += [str(folder) for folder in options.peers]
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    vits = list(radiograph_cases(options.data, 2 * options.photographs))
+    vits, radiographs = radiograph_cases(options.data, 2 * options.photographs)
+    trained, learned = trained_ways(vits[0].model, radiographs)
     discs = list(disc_cases(options.data, options.photographs))
     gradient = gradient_seconds(discs[0])
     methods: dict[str, Callable[[Case], Tensor]] = {"(random)": of_nothing, "(edges of the image)": of_edges}
-    methods |= {name: of_method(name) for name in options.only or list_methods()}
-    scores, refused = measured(discs, methods, slow=options.slow, known={})
+    methods |= {name: way for name, way in of_all().items() if name in (options.only or list_methods())}
+    suited = {name: way for name, way in methods.items() if name not in NOT_THERE}
+    scores, refused = measured(discs, suited, slow=options.slow, known={})
+    refused |= {name: why for name, why in NOT_THERE.items() if name in methods}
     peers = beside_peers(discs[0], vits[0], options.rounds)
     exudates = list(exudate_cases(options.data, options.photographs))
     second, _ = measured(exudates, {n: methods[n] for n in scores}, slow=options.slow, known=scores)
     third, _ = measured(
         vits,
         {n: methods[n] for n in methods if n.startswith("(")}
-        | {n: of_method(n, **more) for n, more in VIT_METHODS.items() if n in (options.only or VIT_METHODS)},
+        | {
+            name: way
+            for name, way in ({n: Way(n, more) for n, more in VIT_METHODS.items()} | trained).items()
+            if name in (options.only or list_methods())
+        },
         slow=options.slow,
         known={},
     )
@@ -404,14 +504,16 @@ def main() -> None:
     write_atomically(PAGE.with_name(SHEET), sheet(discs[0], drawn))
     write_atomically(
         PAGE,
-        page(discs, exudates, vits, scores, second, third, refused, peers, gradient, vit_gradient).encode(),
+        page(
+            discs, exudates, vits, scores, second, third, refused, peers, gradient, vit_gradient, learned
+        ).encode(),
     )
 
 
 def page(
     discs: list[Case], exudates: list[Case], vits: list[Case], scores: dict[str, Scores],
     second: dict[str, Scores], third: dict[str, Scores], refused: dict[str, str], peers: list[list[str]],
-    gradient: float, vit_gradient: float,
+    gradient: float, vit_gradient: float, learned: str,
 ) -> str:  # fmt: skip
     """The page."""
     side = discs[0].images.shape[2]
@@ -447,8 +549,10 @@ def page(
         "## A transformer",
         f"{len(vits)} validation radiographs of PneumoniaMNIST, 28 x 28 pixels, that a vision transformer "
         f"of 4 blocks of 64 (patches of 4 pixels, trained here for {VIT_STEPS} steps) calls pneumonia with "
-        f"confidence. A gradient takes {1e3 * vit_gradient:.1f} ms. Layer maps are of the last block's "
-        f"first normalisation; ROAD takes {', '.join(f'{share:.0%}' for share in LARGE_SHARES)}.",
+        f"confidence. A gradient takes {1e3 * vit_gradient:.1f} ms. Trained methods learned from the "
+        f"transformer's own training images: {learned}; not counted in their times. Layer maps are of "
+        "the last block's first normalisation; ROAD takes "
+        f"{', '.join(f'{share:.0%}' for share in LARGE_SHARES)}.",
         table(HEAD[:-2], [row[:-2] for row in rows_of(third, vit_gradient, short=False)]),
         "## Beside other packages",
         "One photograph (the retina), taken in turn, least time. The difference is the largest between maps "
