@@ -86,8 +86,7 @@ def _run(seconds: float) -> dict[str, str]:
     return {
         "folds": "LES-AV: the field's usual halves, trained on one, scored on the other",
         "seeds": "training 0, synthetic eyes of training 0, bootstraps 0",
-        "time": f"{seconds:.0f} s with two threads, with the networks' maps kept from an earlier run where "
-        "they were",
+        "time": f"{seconds:.0f} s, with the networks' maps kept from an earlier run where they were",
         **describe_environment(),
     }
 
@@ -199,6 +198,7 @@ def time_section(results: Results) -> list[str]:
         "Seconds of each step as `foveal screen` takes it, network and all, the least of three in one run on "
         f"two threads. The machine's load average was {results.times.load.min():.1f} to "
         f"{results.times.load.max():.1f} meanwhile; more than 2 means that others used it, and that "
-        "the seconds are too many.",
+        "the seconds are too many. They are of the last run with `--times`, which may be an earlier one on "
+        "another machine than the one below.",
         table(["", *map(str, times.columns)], rows),
     ]
