@@ -176,7 +176,6 @@ def test_the_command_writes_a_smaller_model_that_loads_as_it_was(npz, folder, tm
     assert "% of their operations are left" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.slow
 def test_the_mean_logits_of_the_calibration_images_stay(classifier):
     material = Material(None, IMAGES)
     for centred in (True, False):
@@ -207,6 +206,7 @@ def test_a_hierarchical_model_keeps_its_tiles_and_loads_again(tmp_path):
     torch.testing.assert_close(again(IMAGES[:2]), masked, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pruned_model_goes_to_onnx_as_it_is(classifier, tmp_path):
     model = deepcopy(classifier)
     found = prune_blocks(model, IMAGES, 0.5, block=8)

@@ -73,9 +73,7 @@ def saliency(asked: Question) -> Tensor:
     """Gradient of the score at each pixel (Simonyan et al., arXiv 1312.6034)."""
     from captum.attr import Saliency
 
-    return Saliency(Scored(asked.model)).attribute(
-        _leaf(asked.images), abs=False, additional_forward_args=(asked.weights,)
-    )
+    return Saliency(asked.first_score).attribute(_leaf(asked.images), abs=False)
 
 
 @register_method("input-x-gradient", "gradient")
@@ -83,9 +81,7 @@ def input_x_gradient(asked: Question) -> Tensor:
     """Pixels times the gradient of the score (Shrikumar et al., arXiv 1605.01713)."""
     from captum.attr import InputXGradient
 
-    return InputXGradient(Scored(asked.model)).attribute(
-        _leaf(asked.images), additional_forward_args=(asked.weights,)
-    )
+    return InputXGradient(asked.first_score).attribute(_leaf(asked.images))
 
 
 @register_method("integrated-gradients", "gradient")
