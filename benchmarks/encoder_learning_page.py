@@ -41,7 +41,9 @@ TEXTS = {
         "Photographs of four children to learn from (8), of three others to be scored on (6), the field of "
         "view at 320 px, a U-Net decoder on the encoder's pyramid, BCE + Dice; parameters are those of both. "
         "VM-UNet is a network of its own, with the multi-head scans of MHS-VM or with SS2D; all of it is "
-        "about as large as the other encoders alone. Encoders whose pyramid has one level, which is a plain "
+        "about as large as the other encoders alone. With its skips one stage lower, as its released code "
+        'is remembered to add them (`skip="released"`), it learned nothing in these steps: Dice 0.000, AUC '
+        "0.513 with SS2D and 0.530 with the multi-head scans. Encoders whose pyramid has one level, a plain "
         "grid of patches, are not here. At this size the thinnest vessels are below a pixel."
     ),
 }
