@@ -185,7 +185,7 @@ Sizes are those of the publications where these could be met: UltraLight VM-UNet
 encoder to the decoder's stage of the same size; `skip="released"` adds it one stage lower, as the released
 code is remembered to do, which leaves the finest patches out: that network learned no vessels in 150 steps.
 SegMamba at 64 x 64 x 64 voxels takes 1.08 TFLOP forward and backward, 98 % of them in convolutions, most of
-these in its decoder at full size: about 17 s on one core at the measured speed of torch's convolutions (86 and
+these in its decoder at full size: about 17 s on one core at the measured speed of its convolutions (86 and
 54 GFLOPS), whatever the scans take.
 
 ```python
