@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from foveal.measurement.landmarks import Disc, disc_of_mask
-from foveal.measurement.optic_disc import FoundDisc, find_disc
+from foveal.measurement.optic_disc import FoundDisc, find_disc_on_copy
+from foveal.measurement.small_copy import small_copy
 from foveal.metrics.segmentation import binary_counts, overlap_scores
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
@@ -47,7 +48,9 @@ def disc_cases(data: Path, networks: Networks) -> Iterator[DiscCase]:
         field = find_field_of_view(case.image)
         maps = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
         vessels = networks.found_vessels(case.patient, case.image, field)
-        found = find_disc(maps["disc"], field, vessels=vessels)
+        copy = small_copy(field)
+        seen = copy.keep_inside(maps.mean("disc", field.box, copy.share.shape))
+        found = find_disc_on_copy(seen, copy, field, tubes=copy.shrink(vessels))
         yield DiscCase(case.patient, fold, case.image, case.masks[0], maps, found)
 
 

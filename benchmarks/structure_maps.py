@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from foveal.files import write_atomically
-from foveal.measurement.landmark_finding import FoundLandmarks, find_landmarks
+from foveal.measurement.landmark_finding import FoundLandmarks
 from foveal.models import Segmenter
 from foveal.scans.field_of_view import FieldOfView, find_field_of_view
+from foveal.screening.structures import landmarks_in
 from foveal.segmentation.frames import WorkingFrame, frame_box
 from foveal.segmentation.inference import StructureMaps, segment_structures, segment_vessels
 
@@ -103,8 +104,7 @@ class Networks:
     def landmarks(self, name: str, image: np.ndarray, vessels: np.ndarray) -> FoundLandmarks:
         """Landmarks by the shipped network, as a screening run finds them; vessels are (H, W) bool."""
         eye = find_field_of_view(image)
-        maps = self.shipped("landmarks").structures(name, image, eye)
-        return find_landmarks(maps["disc"], maps["fovea"], image, vessels, eye)
+        return landmarks_in(self.shipped("landmarks").structures(name, image, eye), image, vessels)
 
     def unseen_vessels(self) -> Network:
         """The vessel network that has seen no eye of LES-AV."""

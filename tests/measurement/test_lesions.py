@@ -26,7 +26,7 @@ from foveal.measurement.lesion_summary import (
     rule_columns,
     rule_summary,
 )
-from foveal.measurement.lesions import LEAST_DIAMETER, Lesions, find_lesions
+from foveal.measurement.lesions import LEAST_DIAMETER, Lesions, find_lesions, find_lesions_reaching
 from foveal.scans.field_of_view import FieldOfView, find_field_of_view
 from foveal.scans.reading import read_scan
 from foveal.scans.structure_datasets import IDRID_CODES
@@ -457,6 +457,24 @@ def test_wrong_arguments_are_refused(change: dict, message: str):
     arguments = {"probability": maps(), "names": LESION_KINDS, "field": full_field(SHAPE), **change}
     with pytest.raises(ValueError, match=message):
         find_lesions(**arguments)
+
+
+def test_lesions_of_the_pixels_that_reach_a_level_are_those_of_whole_maps():
+    rng = np.random.default_rng(3)
+    probability = ndimage.gaussian_filter(rng.random((4, *SHAPE)), (0, 2, 2)).astype(np.float32)
+    probability = (probability - probability.min()) / np.ptp(probability)
+
+    def reaching(name: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+        layer = probability[LESION_KINDS.index(name)].ravel()
+        places = np.flatnonzero(layer >= np.float32(level))
+        return places, layer[places]
+
+    field = full_field(SHAPE)
+    whole = find_lesions(probability, LESION_KINDS, field, thresholds=0.7)
+    assert len(whole) > 5
+    few = find_lesions_reaching(reaching, LESION_KINDS, field, thresholds=0.7)
+    for name in ("kinds", "centers", "areas", "boxes", "peaks", "confidences", "pixels"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(whole, name))
 
 
 def test_lesions_and_eye_must_be_of_one_photograph():

@@ -117,15 +117,38 @@ def search_fovea(
         ValueError: an array is not of the type and the field's shape as said.
     """
     check_map("fovea_probability", probability, field)
-    _check(image, vessels, field)
+    check_image(image, field)
+    check_vessels(vessels, field)
     copy = small_copy(field)
+    seen, green, tubes = (copy.shrink(values) for values in (probability, image[..., 1], vessels))
+    return search_fovea_on_copy(seen, green, tubes, copy, disc=disc, stated=stated)
+
+
+def search_fovea_on_copy(
+    probability: np.ndarray,
+    green: np.ndarray,
+    tubes: np.ndarray,
+    copy: SmallCopy,
+    *,
+    disc: Disc | None = None,
+    stated: Laterality | None = None,
+) -> FoveaSearch:
+    """`search_fovea` in what is already reduced.
+
+    Args:
+        probability: (h, w) float32, 0 to 1, of the fovea, 0 outside the field.
+        green: (h, w) float32, 0 to 255, of the photograph.
+        tubes: (h, w) float32 share of each pixel that is vessel.
+        copy: that all of these are laid out by.
+        disc: the optic disc in pixels of the photograph, where it is known.
+        stated: laterality that is known, of an upright photograph.
+    """
     small = None
     if disc is not None:
         row, column = copy.to_copy(np.array(disc.center))
         small = Disc((float(row), float(column)), disc.radius / copy.mean_step)
     radius = small.radius if small else DISC_RADIUS * copy.diameter
-    tubes = copy.shrink(vessels)
-    seen = _evidence(copy.shrink(probability), copy.shrink(image[..., 1]), tubes, copy, small)
+    seen = _evidence(probability, green, tubes, copy, small)
     depth = ndimage.distance_transform_edt(np.pad(copy.field, 1))[1:-1, 1:-1]
     allowed = depth > MARGIN * radius
     if small is None:
@@ -224,8 +247,12 @@ def _peak(posterior: np.ndarray, radius: float, copy: SmallCopy) -> FoundFovea:
     return FoundFovea((float(place[0]), float(place[1])), min(mass, 1.0))
 
 
-def _check(image: np.ndarray, vessels: np.ndarray, field: "FieldOfView") -> None:
+def check_image(image: np.ndarray, field: "FieldOfView") -> None:
+    """Check a photograph against its field.
+
+    Raises:
+        ValueError: it is not uint8 of the field's shape.
+    """
     shape = field.mask.shape
     if image.dtype != np.uint8 or image.shape != (*shape, 3):
         raise ValueError(f"image must be uint8 of shape {(*shape, 3)}, got {image.dtype} {image.shape}")
-    check_vessels(vessels, field)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foveal.measurement.fovea import search_fovea
+from foveal.measurement.fovea import check_image, search_fovea_on_copy
 from foveal.measurement.landmarks import Landmarks, Laterality
-from foveal.measurement.optic_disc import find_disc
+from foveal.measurement.optic_disc import check_map, check_vessels, find_disc_on_copy
+from foveal.measurement.small_copy import SmallCopy, small_copy
 
 if TYPE_CHECKING:
     from foveal.scans.field_of_view import FieldOfView
@@ -67,11 +68,45 @@ def find_landmarks(
     Raises:
         ValueError: an array is not of the type and the field's shape as said, or `stated` is no laterality.
     """
+    check_map("disc_probability", disc_probability, field)
+    check_map("fovea_probability", fovea_probability, field)
+    copy = small_copy(field)
+    disc, fovea = copy.shrink(disc_probability), copy.shrink(fovea_probability)
+    return find_landmarks_on_copy(disc, fovea, copy, image, vessels, field, stated=stated)
+
+
+def find_landmarks_on_copy(
+    disc_probability: np.ndarray,
+    fovea_probability: np.ndarray,
+    copy: SmallCopy,
+    image: np.ndarray,
+    vessels: np.ndarray,
+    field: "FieldOfView",
+    *,
+    stated: Laterality | None = None,
+) -> FoundLandmarks:
+    """`find_landmarks` from maps that are already reduced.
+
+    Args:
+        disc_probability: (h, w) float32, 0 to 1, 0 outside the field.
+        fovea_probability: (h, w) float32, 0 to 1, 0 outside the field.
+        copy: that both are laid out by.
+        image: see `find_landmarks`.
+        vessels: see `find_landmarks`.
+        field: see `find_landmarks`.
+        stated: see `find_landmarks`.
+
+    Raises:
+        ValueError: image, vessels or `stated` are not as said.
+    """
     if stated not in (None, "L", "R"):
         raise ValueError(f"stated laterality must be 'L', 'R' or None, got {stated!r}")
-    disc = find_disc(disc_probability, field, vessels=vessels)
+    check_image(image, field)
+    check_vessels(vessels, field)
+    tubes, green = copy.shrink(vessels), copy.shrink(image[..., 1])
+    disc = find_disc_on_copy(disc_probability, copy, field, tubes=tubes)
     circle = disc.disc if disc else None
-    search = search_fovea(fovea_probability, image, vessels, field, disc=circle)
+    search = search_fovea_on_copy(fovea_probability, green, tubes, copy, disc=circle)
     shown: Laterality | None = None
     confidence = None
     if search.left_eye is not None:
@@ -85,7 +120,7 @@ def find_landmarks(
             f"(probability {confidence:.2f}): is the laterality wrong, or the photograph mirrored?"
         )
     elif stated is not None and circle is not None:
-        search = search_fovea(fovea_probability, image, vessels, field, disc=circle, stated=stated)
+        search = search_fovea_on_copy(fovea_probability, green, tubes, copy, disc=circle, stated=stated)
     fovea = search.found
     return FoundLandmarks(
         landmarks=Landmarks(circle, fovea.position if fovea else None, stated or shown),

@@ -1,6 +1,6 @@
 """Lesions of diabetic retinopathy, one by one, from maps of their probability."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -162,24 +162,74 @@ def find_lesions(
         ValueError: an argument's shape, type or range is not as said, or a kind or its threshold is unknown.
     """
     names = tuple(names)
-    limits = _validated(probability, names, field, thresholds, exclude, spread)
+    maps = _by_name("probability", probability, names, field)
+    spreads = None if spread is None else _by_name("spread", spread, names, field)
+    compared = np.empty(field.mask.size, bool)  # once for all kinds: fresh memory takes longer than comparing
+
+    def reaching(name: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+        layer = maps[name]
+        pixels = np.flatnonzero(np.greater_equal(layer, layer.dtype.type(level), out=compared))
+        return pixels, layer[pixels]
+
+    return _found(reaching, names, field, thresholds, exclude, spreads)
+
+
+Reaching = Callable[[str, float], tuple[np.ndarray, np.ndarray]]
+
+
+def find_lesions_reaching(
+    reaching: Reaching,
+    names: Sequence[str],
+    field: "FieldOfView",
+    *,
+    thresholds: Mapping[str, float] | float = 0.5,
+    exclude: np.ndarray | None = None,
+) -> Lesions:
+    """`find_lesions` without whole maps, most of whose pixels are no lesion's.
+
+    Args:
+        reaching: tells, of a kind and a level, the (m,) ascending places in the flattened photograph at which
+            the kind's probability reaches the level, and the (m,) probabilities there, as
+            `foveal.segmentation.inference.StructureMaps.reaching` does.
+        names: see `find_lesions`.
+        field: see `find_lesions`.
+        thresholds: see `find_lesions`.
+        exclude: see `find_lesions`.
+
+    Raises:
+        ValueError: as `find_lesions`.
+    """
+    return _found(reaching, tuple(names), field, thresholds, exclude, None)
+
+
+def _found(
+    reaching: Reaching,
+    names: tuple[str, ...],
+    field: "FieldOfView",
+    thresholds: Mapping[str, float] | float,
+    exclude: np.ndarray | None,
+    spreads: Mapping[str, np.ndarray] | None,
+) -> Lesions:
+    limits = _validated(names, field, thresholds, exclude)
     height, width = field.mask.shape
     allowed = (field.mask if exclude is None else field.mask & ~exclude).ravel()
-    maps = [layer.ravel() for layer in probability]
     least = [np.pi / 4 * (LEAST_DIAMETER[name] * field.diameter) ** 2 for name in names]
-
     found = []
-    reached = np.empty(height * width, bool)  # once for all kinds: fresh memory takes longer than comparing
-    for layer, limit, area in zip(maps, limits, least, strict=True):
-        pixels = np.flatnonzero(np.greater_equal(layer, layer.dtype.type(EXTENT_SHARE * limit), out=reached))
-        found.append(_credible_parts(pixels[allowed[pixels]], layer, limit, area, width))
-    for number, lost in enumerate(_lost([parts.pixels for parts in found], maps, limits)):
-        if len(lost):
-            left = np.sort(np.setdiff1d(found[number].pixels, lost, assume_unique=True))
-            found[number] = _credible_parts(left, maps[number], limits[number], least[number], width)
+    for name, limit, area in zip(names, limits, least, strict=True):
+        pixels, values = reaching(name, EXTENT_SHARE * limit)
+        within = allowed[pixels]
+        found.append(_credible_parts(pixels[within], values[within], limit, area, width))
+    for number, lost in enumerate(_lost(found, limits)):
+        if lost.any():
+            pixels, values, _ = found[number]
+            left = np.flatnonzero(~lost)
+            left = left[np.argsort(pixels[left])]
+            found[number] = _credible_parts(pixels[left], values[left], limits[number], least[number], width)
 
-    spreads = [None] * len(names) if spread is None else [layer.ravel() for layer in spread]
-    described = [_described(*arguments, width) for arguments in zip(found, maps, spreads, strict=True)]
+    described = [
+        _described(parts, None if spreads is None else spreads[name][parts.pixels], width)
+        for name, parts in zip(names, found, strict=True)
+    ]
     kinds = np.repeat(np.arange(len(names)), [len(parts.areas) for parts in found])
     centers, boxes, peaks, confidences = (np.concatenate(part) for part in zip(*described, strict=True))
     areas = np.concatenate([parts.areas for parts in found])
@@ -188,14 +238,16 @@ def find_lesions(
 
 
 class _Parts(NamedTuple):
-    """Connected parts: their pixels one part after the other, each in the order of rows, and their sizes."""
+    """Connected parts: their pixels one part after the other, each in the order of rows, the probabilities
+    there, and the parts' sizes."""
 
     pixels: np.ndarray
+    values: np.ndarray
     areas: np.ndarray
 
 
 def _credible_parts(
-    pixels: np.ndarray, layer: np.ndarray, threshold: float, least_area: float, width: int
+    pixels: np.ndarray, values: np.ndarray, threshold: float, least_area: float, width: int
 ) -> _Parts:
     """The connected parts of ascending pixels that reach a threshold and a size, ordered from the top.
 
@@ -203,19 +255,20 @@ def _credible_parts(
     which runs of neighbouring rows that touch are linked.
     """
     if not len(pixels):
-        return _Parts(pixels, np.zeros(0, np.int64))
+        return _Parts(pixels, values, np.zeros(0, np.int64))
     begins = np.flatnonzero((np.diff(pixels, prepend=-2) != 1) | (pixels % width == 0))
     lengths = np.diff(begins, append=len(pixels))
     part, count = _linked(pixels[begins], lengths, width)
     areas = np.bincount(part, lengths, count).astype(np.int64)
     peaks = np.zeros(count)
-    np.maximum.at(peaks, part, np.maximum.reduceat(layer[pixels], begins))
+    np.maximum.at(peaks, part, np.maximum.reduceat(values, begins))
     if peaks.max() > 1:
         raise ValueError(f"probability must lie in [0, 1], found {peaks.max():g}; is it of logits?")
     kept = (peaks >= threshold) & (areas >= least_area)
     order = np.argsort(part, kind="stable")
     order = order[kept[part[order]]]
-    return _Parts(pixels[_ranges(begins[order], lengths[order])], areas[kept])
+    of_kept = _ranges(begins[order], lengths[order])
+    return _Parts(pixels[of_kept], values[of_kept], areas[kept])
 
 
 def _linked(starts: np.ndarray, lengths: np.ndarray, width: int) -> tuple[np.ndarray, int]:
@@ -240,27 +293,28 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.cumsum(lengths) - lengths
 
 
-def _lost(pixels: list[np.ndarray], maps: list[np.ndarray], limits: list[float]) -> list[np.ndarray]:
-    """For each kind, which of its pixels go to another kind."""
-    claims = np.sort(np.concatenate([places * len(maps) + kind for kind, places in enumerate(pixels)]))
-    place, kind = np.divmod(claims, len(maps))
-    shared = np.diff(place, prepend=-1) == 0
+def _lost(found: list[_Parts], limits: list[float]) -> list[np.ndarray]:
+    """For each kind, (m,) bool, which of its pixels go to another kind."""
+    counts = [len(parts.pixels) for parts in found]
+    place = np.concatenate([parts.pixels for parts in found])
+    kind = np.repeat(np.arange(len(found)), counts)
+    claim = np.argsort(place * len(found) + kind)
+    shared = np.diff(place[claim], prepend=-1) == 0
     shared[:-1] |= shared[1:]
-    place, kind = place[shared], kind[shared]
-    strength = np.zeros(len(place))
-    for number, (layer, limit) in enumerate(zip(maps, limits, strict=True)):
-        strength[kind == number] = layer[place[kind == number]] / limit
-    ranked = np.lexsort((kind, -strength, place))
-    place, kind = place[ranked], kind[ranked]
-    loses = np.diff(place, prepend=-1) == 0  # the first claim of each place wins
-    return [place[loses & (kind == number)] for number in range(len(maps))]
+    claim = claim[shared]
+    strengths = [parts.values.astype(np.float64) / limit for parts, limit in zip(found, limits, strict=True)]
+    strength = np.concatenate(strengths)[claim]
+    claim = claim[np.lexsort((kind[claim], -strength, place[claim]))]
+    loses = np.zeros(len(place), bool)
+    loses[claim[np.diff(place[claim], prepend=-1) == 0]] = True  # the first claim of each place wins
+    return np.split(loses, np.cumsum(counts)[:-1])
 
 
 def _described(
-    parts: _Parts, layer: np.ndarray, spread: np.ndarray | None, width: int
+    parts: _Parts, spread: np.ndarray | None, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (n, 2), boxes (n, 4), peaks (n,) and confidences (n,) of parts."""
-    pixels, areas = parts
+    """Centres (n, 2), boxes (n, 4), peaks (n,) and confidences (n,) of parts; (m,) spread of their pixels."""
+    pixels, values, areas = parts
     if not len(areas):
         return np.zeros((0, 2)), np.zeros((0, 4), np.int64), np.zeros(0), np.zeros(0)
     begins = _starts(areas)
@@ -268,28 +322,33 @@ def _described(
     centers = np.stack([np.add.reduceat(place, begins) / areas for place in (row, column)], axis=1)
     low = [np.minimum.reduceat(place, begins) for place in (row, column)]
     high = [np.maximum.reduceat(place, begins) + 1 for place in (row, column)]
-    values = layer[pixels].astype(np.float64)
-    certain = values if spread is None else values - 2 * spread[pixels]
+    values = values.astype(np.float64)
+    certain = values if spread is None else values - 2 * spread
     confidences = np.clip(np.add.reduceat(certain, begins) / areas, 0, 1)
     return centers, np.stack([*low, *high], axis=1), np.maximum.reduceat(values, begins), confidences
 
 
+def _by_name(
+    what: str, maps: np.ndarray, names: tuple[str, ...], field: "FieldOfView"
+) -> dict[str, np.ndarray]:
+    """Each kind's (H W,) map, once the (K, H, W) maps are as they should be."""
+    shape = (len(names), *field.mask.shape)
+    if maps.shape != shape or maps.dtype.kind != "f":
+        raise ValueError(
+            f"{what} must be a float array of shape {shape}, one map for each of {len(names)} names at the "
+            f"field's size, got {maps.dtype} of shape {maps.shape}"
+        )
+    return {name: layer.ravel() for name, layer in zip(names, maps, strict=True)}
+
+
 def _validated(
-    probability: np.ndarray,
     names: tuple[str, ...],
     field: "FieldOfView",
     thresholds: Mapping[str, float] | float,
     exclude: np.ndarray | None,
-    spread: np.ndarray | None,
 ) -> list[float]:
     """The threshold of each kind, once all arguments are as they should be."""
     shape = field.mask.shape
-    for what, maps in (("probability", probability), ("spread", spread)):
-        if maps is not None and (maps.shape != (len(names), *shape) or maps.dtype.kind != "f"):
-            raise ValueError(
-                f"{what} must be a float array of shape {(len(names), *shape)}, one map for each of "
-                f"{len(names)} names at the field's size, got {maps.dtype} of shape {maps.shape}"
-            )
     if exclude is not None and (exclude.shape != shape or exclude.dtype != bool):
         raise ValueError(
             f"exclude must be a bool array of the field's shape {shape}, got {exclude.dtype} {exclude.shape}"

@@ -94,7 +94,24 @@ def find_disc(
     if vessels is not None:
         check_vessels(vessels, field)
     copy = small_copy(field)
-    seen = copy.shrink(probability)
+    tubes = None if vessels is None else copy.shrink(vessels)
+    return find_disc_on_copy(copy.shrink(probability), copy, field, tubes=tubes)
+
+
+def find_disc_on_copy(
+    seen: np.ndarray, copy: SmallCopy, field: "FieldOfView", *, tubes: np.ndarray | None = None
+) -> FoundDisc | None:
+    """`find_disc` in what is already reduced.
+
+    Args:
+        seen: (h, w) float32, 0 to 1, probability of the disc, 0 outside the field.
+        copy: that this is laid out by.
+        field: of the photograph.
+        tubes: (h, w) share of each pixel that is vessel, or None where vessels are not known.
+
+    Returns:
+        As `find_disc`, in pixels of the photograph.
+    """
     smooth = ndimage.grey_closing(copy.blur(seen, SMOOTHING), footprint=disk(VESSEL_REACH))
     smooth[~copy.field] = 0
     peak = float(smooth.max())
@@ -112,8 +129,8 @@ def find_disc(
     if not found:
         return None
     scores = np.array([candidate.score for candidate in found])
-    if vessels is not None and len(found) > 1:
-        scores *= _crossed(found, copy.shrink(vessels))
+    if tubes is not None and len(found) > 1:
+        scores *= _crossed(found, tubes)
     first = int(np.argmax(scores))
     best, share = found[first], float(scores[first] / scores.sum())
     outline = copy.to_photograph(best.outline)

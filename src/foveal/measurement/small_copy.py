@@ -51,6 +51,10 @@ class SmallCopy:
         inside = _shrink(np.where(self.inside, part, values.dtype.type(0)), self.share.shape)
         return np.where(self.field, inside / np.maximum(self.share, 0.5), np.float32(0))
 
+    def keep_inside(self, means: np.ndarray) -> np.ndarray:
+        """(h, w) means over whole pixels, as of a map that was made small otherwise, 0 outside the field."""
+        return np.where(self.field, means, np.float32(0))
+
     def blur(self, values: np.ndarray, sigma: float, weight: np.ndarray | None = None) -> np.ndarray:
         """Gaussian mean of (h, w) values over the field, 0 outside it.
 

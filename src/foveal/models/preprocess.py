@@ -32,10 +32,20 @@ def local_contrast(images: Tensor, *, sigma: float, floor: float = 0.03) -> Tens
     return ((x - mean) / spread).clamp(-5, 5) * lit
 
 
+def mirrors_exactly(side: int, sigma: float) -> bool:
+    """Whether the local contrast of a mirrored square is its mirrored local contrast: where the coarse grid
+    of `local_contrast` fits the side."""
+    return side % _step(sigma) == 0
+
+
+def _step(sigma: float) -> int:
+    return max(1, int(sigma / 4))
+
+
 def _blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, computed on a grid coarser by about `sigma` / 4 since nothing finer survives it."""
     height, width = x.shape[-2:]
-    step = max(1, int(sigma / 4))
+    step = _step(sigma)
     pad_bottom, pad_right = -height % step, -width % step
     coarse = F.avg_pool2d(F.pad(x, (0, pad_right, 0, pad_bottom), mode="replicate"), step)
     scaled = sigma / step

@@ -98,11 +98,13 @@ class Segmenter(PretrainedModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of photographs that are at the working resolution already."""
+        return self.network(self.prepare(images))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the bare network sees of (B, 3, H, W) photographs at the working resolution."""
         if self.preprocess.contrast_sigma > 0:
-            images = local_contrast(images, sigma=self.preprocess.contrast_sigma)
-        else:
-            images = (images - self.mean) / self.std
-        return self.network(images)
+            return local_contrast(images, sigma=self.preprocess.contrast_sigma)
+        return (images - self.mean) / self.std
 
     def signed(self, logits: Tensor) -> Tensor:
         """Logits to signed maps in [-1, 1]: tanh(z), or 2 sigmoid(z) - 1 of models trained on hard labels."""

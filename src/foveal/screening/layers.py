@@ -122,6 +122,6 @@ def lesion_rings(lesions: "Lesions") -> str:
 
 
 def _doubt(spread: np.ndarray) -> str:
-    """(H, W) spread of probabilities as a magenta veil."""
+    """(H, W) spread of probabilities as a magenta veil, at `pictures.SOFT_SIDE`, whatever its own size."""
     levels = np.rint(np.clip(spread / _LARGEST_SPREAD, 0, 1) * 255).astype(np.uint8)
     return pictures.stain(pictures.shrink(levels, side=pictures.SOFT_SIDE), pictures.DOUBT_RAMP)

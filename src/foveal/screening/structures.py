@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from foveal.measurement.lesions import Lesions
     from foveal.models import Segmenter
     from foveal.scans.field_of_view import FieldOfView
+    from foveal.segmentation.inference import StructureMaps
 
 LESION_VIEWS = 2
 """Mirror images over which lesions are averaged: their network sees most pixels, and costs most."""
@@ -99,7 +100,8 @@ class KindsOfVessels:
 
 @dataclass(frozen=True)
 class LandmarksAndDoubt:
-    """Landmarks of one photograph, and (H, W) float32 spread of their maps over mirrored views."""
+    """Landmarks of one photograph, and (h, w) float32 greatest spread of their maps over mirrored views, at
+    `pictures.SOFT_SIDE`."""
 
     found: "FoundLandmarks"
     spread: np.ndarray
@@ -107,7 +109,8 @@ class LandmarksAndDoubt:
 
 @dataclass(frozen=True)
 class LesionsAndDoubt:
-    """Lesions of one photograph, and (H, W) float32 greatest spread of their maps over mirrored views."""
+    """Lesions of one photograph, and (h, w) float32 greatest spread of their maps over mirrored views, at
+    `pictures.SOFT_SIDE`."""
 
     found: "Lesions"
     spread: np.ndarray
@@ -130,12 +133,31 @@ def look_for_landmarks(
         vessels: (H, W) bool.
         stated: the laterality that the metadata states.
     """
-    from foveal.measurement.landmark_finding import find_landmarks
     from foveal.segmentation.inference import segment_structures
 
     maps = segment_structures(networks.landmarks, image, field)
-    found = find_landmarks(maps["disc"], maps["fovea"], image, vessels, field, stated=stated)
-    return LandmarksAndDoubt(found, maps.spread())
+    return LandmarksAndDoubt(landmarks_in(maps, image, vessels, stated=stated), _drawn_spread(maps))
+
+
+def landmarks_in(
+    maps: "StructureMaps", image: np.ndarray, vessels: np.ndarray, *, stated: "Laterality | None" = None
+) -> "FoundLandmarks":
+    """Disc, fovea and laterality in what the network of landmarks says of a photograph.
+
+    Args:
+        maps: of "disc" and "fovea".
+        image: (H, W, 3) uint8.
+        vessels: (H, W) bool.
+        stated: the laterality that the metadata states.
+    """
+    from foveal.measurement.landmark_finding import find_landmarks_on_copy
+    from foveal.measurement.small_copy import small_copy
+
+    copy = small_copy(maps.field)
+    disc, fovea = (
+        copy.keep_inside(maps.mean(name, maps.field.box, copy.share.shape)) for name in ("disc", "fovea")
+    )
+    return find_landmarks_on_copy(disc, fovea, copy, image, vessels, maps.field, stated=stated)
 
 
 def tell_arteries_from_veins(networks: Networks, eye: "Eye", *, views: int) -> KindsOfVessels:
@@ -163,13 +185,21 @@ def look_for_lesions(
     networks: Networks, image: np.ndarray, field: "FieldOfView", *, disc: np.ndarray | None
 ) -> LesionsAndDoubt:
     """Lesions of a photograph outside the disc, whose mask is (H, W) bool where it was found."""
-    from foveal.measurement.lesions import find_lesions
+    from foveal.measurement.lesions import find_lesions_reaching
     from foveal.segmentation.inference import segment_structures
 
     maps = segment_structures(networks.lesions, image, field, views=LESION_VIEWS, tile=LESION_TILE)
     thresholds = {name: networks.lesions.config.threshold(name) for name in maps.names}
-    found = find_lesions(maps.probability, maps.names, field, thresholds=thresholds, exclude=disc)
-    return LesionsAndDoubt(found, maps.spread())
+    found = find_lesions_reaching(maps.reaching, maps.names, field, thresholds=thresholds, exclude=disc)
+    return LesionsAndDoubt(found, _drawn_spread(maps))
+
+
+def _drawn_spread(maps: "StructureMaps") -> np.ndarray:
+    """The spread as large as it is drawn: at the photograph's size it would take as long as a network."""
+    from foveal.screening.pictures import SOFT_SIDE, fitted_size
+
+    width, height = fitted_size(maps.frame.shape, SOFT_SIDE)
+    return maps.mean_spread((height, width))
 
 
 def structure_levels(disc: np.ndarray | None, lesions: "Lesions") -> np.ndarray:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveal.scans.field_of_view import FieldOfView, crop_padded, place_back, square_box
-
-Box = tuple[int, int, int, int]
+from foveal.kernels.framing import cut_square, enlarge
+from foveal.scans.field_of_view import Box, FieldOfView, square_box
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,18 @@ class WorkingFrame:
     box: Box
     shape: tuple[int, int]
 
-    def place_back(self, values: Tensor) -> np.ndarray:
-        """Resample (S, S) values of the frame to the original's (H, W), 0 outside the box; float32."""
-        side = self.box[2] - self.box[0]
-        full = F.interpolate(
-            values[None, None].float(), size=(side, side), mode="bilinear", align_corners=False
-        )
-        return place_back(full[0, 0].cpu().numpy(), self.box, self.shape)
+    def place_back(self, values: Tensor, mask: np.ndarray | None = None) -> np.ndarray:
+        """Resample (S, S) values of the frame to the original's (H, W) float32.
+
+        Args:
+            values: of the frame.
+            mask: (H, W) bool, where they are wanted; None is everywhere.
+
+        Returns:
+            Bilinear between the values, 0 outside the box and off the mask.
+        """
+        wanted = np.ones(self.shape, bool) if mask is None else mask
+        return enlarge(values.float().cpu().numpy(), wanted, self.box)
 
 
 def working_frame(
@@ -52,8 +56,7 @@ def working_frame(
         The frame, antialiased when it is smaller than the original.
     """
     box, side = frame_box(field, diameter=diameter, multiple=multiple)
-    masked = np.where(field.mask[..., None], image, 0).astype(np.uint8)
-    return WorkingFrame(resample(crop_padded(masked, box), side), box, image.shape[:2])
+    return WorkingFrame(resample(cut_square(image, field.mask, box), side), box, image.shape[:2])
 
 
 def frame_box(field: FieldOfView, *, diameter: int, multiple: int) -> tuple[Box, int]:

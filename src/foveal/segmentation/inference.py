@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
+from foveal.kernels.framing import enlarge_where
+from foveal.models.preprocess import mirrors_exactly
 from foveal.models.segmenter import Segmenter
-from foveal.scans.field_of_view import FieldOfView
+from foveal.scans.field_of_view import Box, FieldOfView
 from foveal.segmentation.frames import WorkingFrame, working_frame
 from foveal.segmentation.tiling import tiled_inference
 
@@ -69,16 +73,73 @@ class StructureMaps:
         """(K, H, W) float32, all structures at the original size."""
         return np.stack([self[name] for name in self.names])
 
+    def reaching(self, name: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels at which a structure's probability reaches a level, without the map of all pixels.
+
+        Args:
+            name: of the structure.
+            level: above 0.
+
+        Returns:
+            (m,) int64 places in the flattened photograph, ascending, and (m,) float32 probabilities there,
+            those of `self[name]`.
+        """
+        values = self.seen[self._place(name)].numpy()
+        return enlarge_where(values, self.field.mask, self.frame.box, at_least=level)
+
+    def mean(self, name: str, box: Box, shape: tuple[int, int]) -> np.ndarray:
+        """(h, w) float32 mean probability of one structure over h times w equal parts of a box.
+
+        Args:
+            name: of the structure.
+            box: half-open (top, left, bottom, right) in the photograph.
+            shape: (h, w).
+        """
+        return _means(self.seen[self._place(name)], self.frame.box, box, shape)
+
+    def mean_spread(self, shape: tuple[int, int]) -> np.ndarray:
+        """(h, w) float32 greatest spread of all structures, its mean over equal parts of the photograph; 0
+        where the middle of a part is outside the field."""
+        spread = _means(self.spread_seen.amax(dim=0), self.frame.box, (0, 0, *self.frame.shape), shape)
+        counts = zip(shape, self.frame.shape, strict=True)
+        middles = [(2 * np.arange(count) + 1) * size // (2 * count) for count, size in counts]
+        return np.where(self.field.mask[np.ix_(*middles)], spread, np.float32(0))
+
     def _place(self, name: str) -> int:
         if name not in self.names:
             raise KeyError(f"structure {name!r}; there are {', '.join(self.names)}")
         return self.names.index(name)
 
     def _full(self, values: Tensor) -> np.ndarray:
-        full = self.frame.place_back(values)
-        np.clip(full, 0, 1, out=full)
-        full[~self.field.mask] = 0
-        return full
+        return self.frame.place_back(values, self.field.mask)
+
+
+def _means(values: Tensor, frame: Box, box: Box, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) means over equal parts of a box of the photograph, of (S, S) values of a frame, 0 beyond it."""
+    rows, columns = (
+        _mean_weights(
+            values.shape[0], (frame[axis], frame[axis + 2]), (box[axis], box[axis + 2]), shape[axis]
+        )
+        for axis in (0, 1)
+    )
+    return (columns @ (rows @ values.numpy()).T).T
+
+
+def _mean_weights(side: int, frame: tuple[int, int], box: tuple[int, int], count: int) -> csr_array:
+    """(count, side) share of each value of a frame's axis in the mean over each part of a box's axis."""
+    scale = side / (frame[1] - frame[0])
+    part = (box[1] - box[0]) / count
+    looks = max(3, math.ceil(2 * part * scale))
+    at = box[0] + part * (np.arange(count * looks) + 0.5) / looks
+    place = (at - frame[0]) * scale - 0.5
+    inside = (place >= -0.5) & (place <= side - 0.5)
+    place = np.clip(place, 0, side - 1)
+    first = np.minimum(place.astype(np.int64), max(side - 2, 0))
+    weight = place - first
+    share = np.stack([1 - weight, weight]) * inside / looks
+    owner = np.tile(np.repeat(np.arange(count), looks), 2)
+    other = np.concatenate([first, np.minimum(first + 1, side - 1)])
+    return csr_array((share.ravel().astype(np.float32), (owner, other)), shape=(count, side))
 
 
 @torch.inference_mode()
@@ -156,8 +217,11 @@ def _check(image: np.ndarray, views: int) -> None:
 
 def _signed_views(model: Segmenter, image: Tensor, views: int, tile: int) -> Iterator[Tensor]:
     """Signed maps (K, S, S) of mirrored views of a frame (1, 3, S, S), mirrored back."""
+    side, sigma = image.shape[-1], model.preprocess.contrast_sigma
+    once = side <= tile and (sigma == 0 or mirrors_exactly(side, sigma))
+    image, network = (model.prepare(image), model.network) if once else (image, model)
     for axes in _FLIPS[:views]:
         view = image.flip(axes) if axes else image
         view = view.contiguous(memory_format=torch.channels_last)
-        signed = tiled_inference(lambda x: model.signed(model(x)), view, tile=tile, batch=1)
+        signed = tiled_inference(lambda x: model.signed(network(x)), view, tile=tile, batch=1)
         yield (signed.flip(axes) if axes else signed)[0]
