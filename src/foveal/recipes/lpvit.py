@@ -87,7 +87,8 @@ class Lpvit(Recipe[LpvitSettings]):
         "mean gradient, which cancels) and the search is exact (the paper's bisection: search='slope'). "
         "Models are in evaluation mode while calibrated. Attention in blocks and gating of tokens are left "
         "out. A patch embedding is masked and stays one convolution. No power is measured: tiles are "
-        "counted, times taken on a CPU.",
+        "counted, times taken on a CPU. `foveal compress` moves the head's bias so that mean logits stay, "
+        "unless centred=false.",
         built_from=(
             "compression.block_pruning",
             "compression.distortion",
