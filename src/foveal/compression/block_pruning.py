@@ -310,7 +310,7 @@ def lpvit(
     masks.apply(model)
     if wanted is not None:
         with torch.no_grad():
-            model.head.bias += wanted - mean_logits(model, material.images)
+            model.head.bias.add_(wanted - mean_logits(model, material.images))
     height, width = found.block
     summary = (
         f"Tiles of {height} x {width} of {len(found.layers)} layers' weights were pruned by the second-order "
