@@ -1,7 +1,8 @@
 """Grading a photograph with a saved classifier: probabilities, uncertainty, and where it looked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from foveal.files import file_sha256
 from foveal.scans.field_of_view import FieldOfView, field_square, square_box
 from foveal.screening.explaining import GRADER_METHOD, Explained, explain_answer, place_box
 from foveal.screening.records import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Grader:
@@ -42,7 +46,7 @@ class Grader:
                 "train with in_channels=3"
             )
         self.device = device
-        self.predict = self.model.predict_proba
+        self.predict: "Callable[[Tensor], Tensor]" = self.model.predict_proba
         if device == "cpu" and (folder / ONNX).is_file():
             self.predict = OnnxClassifier(folder).predict_proba
         self.methods = tuple(methods) or (GRADER_METHOD,)
