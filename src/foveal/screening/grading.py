@@ -46,7 +46,7 @@ class Grader:
                 "train with in_channels=3"
             )
         self.device = device
-        self.predict: "Callable[[Tensor], Tensor]" = self.model.predict_proba
+        self.predict: Callable[[Tensor], Tensor] = self.model.predict_proba
         if device == "cpu" and (folder / ONNX).is_file():
             self.predict = OnnxClassifier(folder).predict_proba
         self.methods = tuple(methods) or (GRADER_METHOD,)

@@ -100,7 +100,7 @@ def screen(
     Returns:
         The summary. A wrong source, report folder or model is not raised: it is `summary.error`, with exit
         status 2. A photograph that fails never stops the others; one that only lacks an explanation, by an
-        error that was not foreseen, has its other results, is told in `failures.csv`, and the run ends with 1.
+        error that was not foreseen, has its other results and is told in `failures.csv`; the status is 1.
     """
     settings, report = settings or ScreenSettings(), Path(out)
     console = Console(stderr=True, quiet=not progress)
