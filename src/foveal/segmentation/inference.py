@@ -161,9 +161,16 @@ def segment_structures(
     _check(image, views)
     device = next(model.parameters()).device
     frame = working_frame(image, field, diameter=model.preprocess.working_diameter)
-    seen = torch.stack([(1 + s) / 2 for s in _signed_views(model, frame.image.to(device), views, tile)]).cpu()
-    mean = seen.mean(dim=0)
-    spread = (seen - mean).square_().mean(dim=0).sqrt_()  # torch's own std takes longer than the network
+    signed = [s.cpu() for s in _signed_views(model, frame.image.to(device), views, tile)]
+    mean, spread = torch.zeros_like(signed[0]), torch.zeros_like(signed[0])
+    for view in signed:  # in place: torch's own std takes longer
+        mean.add_(view)
+    mean.div_(views)
+    for view in signed:
+        view.sub_(mean)
+        spread.addcmul_(view, view)
+    spread.div_(views).sqrt_().div_(2)
+    mean.add_(1).div_(2)
     empty = WorkingFrame(frame.image[..., :0, :0], frame.box, frame.shape)
     return StructureMaps(model.config.classes, mean, spread, empty, field)
 
