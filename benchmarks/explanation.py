@@ -86,7 +86,6 @@ NOT_THERE = {
     "kept-patches": "of models with reduced tokens alone, such as `foveal compress --method evit` makes",
     "t-tame": "of classifiers; see [the transformer](#a-transformer)",
     "pace": "with classes of classifiers alone; see [the transformer](#a-transformer)",
-    "layer-deep-lift": "Captum's hooks meet modules alone, and the network calls rectifiers as functions",
 } | dict.fromkeys(
     ("attention-flow", "attention-relevance", "attention-rollout"),
     "of models with attention; see [the transformer](#a-transformer)",

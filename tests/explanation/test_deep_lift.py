@@ -76,3 +76,18 @@ def test_a_transformer_is_explained_by_rescaled_activations_and_gradients_of_the
     options = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
     network = timm.create_model("vit_tiny_patch16_224", **options).eval()
     assert torch.isfinite(attribute(network, IMAGES, 1, method="deep-lift")).all()
+
+
+def test_layers_have_captums_numbers_and_those_of_modules_where_functions_follow():
+    network = small(pool=nn.AvgPool2d)
+    expected = captum.attr.LayerDeepLift(network, network[0]).attribute(
+        IMAGES.clone().requires_grad_(), IMAGES.flip(0), target=1
+    )
+    options = {"layer": "0", "baseline": IMAGES.flip(0)}
+    found = attribute(network, IMAGES, 1, method="layer-deep-lift", **options)
+    torch.testing.assert_close(found, expected.detach().sum(1), rtol=1e-4, atol=1e-6)
+    network = small()
+    for one, other in (("0", "body.0"), ("4", "body.4")):
+        expected = attribute(network, IMAGES, 1, method="layer-deep-lift", layer=one)
+        found = attribute(Functional(network).eval(), IMAGES, 1, method="layer-deep-lift", layer=other)
+        torch.testing.assert_close(found, expected)

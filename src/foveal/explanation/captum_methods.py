@@ -14,10 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode, resolve_name
 
-from foveal.blocks.module_calls import named_calls
 from foveal.explanation.methods import Question, register_method
 from foveal.explanation.perturbing import Baseline, baseline_images
 from foveal.explanation.superpixels import superpixels
@@ -240,44 +237,6 @@ def lime(
     explainer = Lime(Scored(asked.model), interpretable_model=SkLearnRidge(alpha=ridge))
     with seeded(seed):
         return _by_segments(asked, explainer, segments, baseline, batch_size, n_samples=samples)
-
-
-def check_activations(asked: Question) -> None:
-    """Refuse activations that DeepLIFT's rules cannot reach: functions, and kinds without a rule.
-
-    Raises:
-        ValueError: there is one; its name and the module that calls it are told.
-    """
-    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
-
-    with torch.no_grad(), named_calls(asked.model) as calls:
-        modules = dict(asked.model.named_modules())
-
-        class Watch(TorchFunctionMode):
-            def __torch_function__(
-                self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-            ) -> Any:
-                inside = modules.get(calls[-1], asked.model) if calls else asked.model
-                if func in _ACTIVATIONS and type(inside) not in SUPPORTED_NON_LINEAR:
-                    raise ValueError(
-                        f"deep-lift has no rule for {resolve_name(func) or func} in "
-                        f"{calls[-1] if calls else 'the model'}: activations must be modules of "
-                        f"{', '.join(kind.__name__ for kind in SUPPORTED_NON_LINEAR)}; "
-                        "explain this model by integrated-gradients"
-                    )
-                return func(*args, **(kwargs or {}))
-
-        with Watch():
-            asked.model(asked.images[:1])
-
-
-_ACTIVATIONS = frozenset(
-    (
-        F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.gelu, F.silu, F.mish, F.elu,
-        F.celu, F.selu, F.leaky_relu, F.prelu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus,
-        torch.sigmoid, Tensor.sigmoid, F.sigmoid, torch.tanh, Tensor.tanh, F.tanh,
-    )
-)  # fmt: skip
 
 
 def _by_segments(

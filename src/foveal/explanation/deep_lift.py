@@ -8,7 +8,7 @@ pooling, with which only these add up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from foveal.explanation.cam import enlarged
 from foveal.explanation.captum_methods import noise_like
 from foveal.explanation.methods import Question, register_method
 from foveal.explanation.perturbing import Baseline, baseline_images
+from foveal.explanation.taps import as_maps, tapped_maps
 from foveal.explanation.targets import score_of
 
 _LEAST = 1e-10  # a difference of inputs below which the slope stands for the quotient, as in Captum
@@ -52,14 +54,42 @@ def deep_lift_shap(
     )
 
 
+@register_method("layer-deep-lift", "layer map")
+def layer_deep_lift(
+    asked: Question,
+    *,
+    layer: str | None = None,
+    prefix_tokens: int | None = None,
+    grid: Sequence[int] | None = None,
+    baseline: Baseline = 0.0,
+) -> Tensor:
+    """DeepLIFT of a layer's outputs against those of a baseline (arXiv 1704.02685)."""
+    images = asked.images
+    references, weights = baseline_images(images, baseline), asked.weights
+    with tapped_maps(asked.model, images, layer) as kept:
+        outputs, _ = _pairs_through(asked.model, images, references)
+    maps = as_maps(_parts(outputs, kept(), weights), images, prefix_tokens=prefix_tokens, grid=grid)
+    return enlarged(maps.sum(dim=1), images)
+
+
 def contributions(model: nn.Module, images: Tensor, references: Tensor, weights: Tensor) -> Tensor:
     """(B, C, ...) what each pixel's difference from its reference adds to the weighted sum of outputs."""
+    return _parts(*_pairs_through(model, images, references), weights)
+
+
+def _pairs_through(model: nn.Module, images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of images and their references together, and what went in."""
     pairs = torch.cat([images, references]).detach().requires_grad_()
     with _Rescaling():
-        outputs = model(pairs)
-    score = score_of(outputs[: len(images)], weights)
-    (multipliers,) = torch.autograd.grad(score.sum(), pairs)
-    return multipliers[: len(images)] * (images - references)
+        return model(pairs), pairs
+
+
+def _parts(outputs: Tensor, of: Tensor, weights: Tensor) -> Tensor:
+    """What each difference in `of`, of images to their references, adds to the weighted sum of outputs."""
+    score = score_of(outputs.chunk(2)[0], weights)
+    (multipliers,) = torch.autograd.grad(score.sum(), of)
+    image, reference = of.detach().chunk(2)
+    return multipliers.chunk(2)[0] * (image - reference)
 
 
 class _Rescaling(TorchFunctionMode):

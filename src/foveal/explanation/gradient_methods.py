@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 from foveal.explanation.cam import grad_cam
 from foveal.explanation.methods import Question, find_method, register_method
 from foveal.explanation.taps import tapped
-from foveal.settings import unknown_name
 
 _RECTIFIERS = frozenset((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_))
 
@@ -151,9 +150,7 @@ def _noisy_moments(
     """Mean and mean square of a method's maps, one noisy copy after the other; the weights stay fixed."""
     if samples < 1 or noise < 0:
         raise ValueError(f"samples is {samples}, noise {noise}; allowed: 1 or more, 0 or more")
-    method, options = find_method(over), dict(options or {})
-    if unknown := set(options) - set(method.options):
-        raise ValueError(unknown_name(f"option of {over!r}", unknown.pop(), method.options))
+    answer = find_method(over).with_options(**(options or {}))
     images = asked.images
     generator = torch.Generator().manual_seed(seed)
     flat = images.flatten(1)
@@ -163,7 +160,7 @@ def _noisy_moments(
     square: Tensor | None = None
     for _ in range(samples):
         drawn = torch.normal(0.0, deviation, generator=generator).to(images)
-        found = method.attribute(asked.about(images=images + drawn), **options).detach()
+        found = answer(asked.about(images=images + drawn)).detach()
         mean = found / samples if mean is None else mean + found / samples
         square = found.square() / samples if square is None else square + found.square() / samples
     assert mean is not None

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from foveal.explanation.cam import enlarged
-from foveal.explanation.captum_methods import Scored, check_activations, noise_like, out_of_place, seeded
+from foveal.explanation.captum_methods import Scored, noise_like, out_of_place, seeded
 from foveal.explanation.methods import Question, register_method
 from foveal.explanation.perturbing import Baseline, baseline_images
 from foveal.explanation.taps import as_maps, find_layer, last_map_layer
@@ -118,23 +118,6 @@ def layer_gradient_shap(
             asked, LayerGradientShap, layer, prefix_tokens, grid,
             baselines=drawn, n_samples=samples, stdevs=deviation,
         )  # fmt: skip
-
-
-@register_method("layer-deep-lift", "layer map")
-def layer_deep_lift(
-    asked: Question,
-    *,
-    layer: str | None = None,
-    prefix_tokens: int | None = None,
-    grid: Grid = None,
-    baseline: Baseline = 0.0,
-) -> Tensor:
-    """DeepLIFT of a layer's outputs against those of a baseline (arXiv 1704.02685)."""
-    from captum.attr import LayerDeepLift
-
-    check_activations(asked)
-    reference = baseline_images(asked.images, baseline)
-    return _of_layer(asked, LayerDeepLift, layer, prefix_tokens, grid, baselines=reference)
 
 
 def _path(asked: Question, baseline: Baseline, steps: int, batch_size: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from foveal.explanation.methods import find_method
 from foveal.explanation.tiled import Blend
-from foveal.settings import Settings, unknown_name
+from foveal.settings import Settings
 
 Measure = Literal["infidelity", "sensitivity", "randomisation"]
 PREDICTED = "predicted"
@@ -29,10 +29,7 @@ class MethodChoice(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> MethodChoice:
-        allowed = find_method(self.name).options
-        for option in self.options:
-            if option not in allowed:
-                raise ValueError(unknown_name(f"option of {self.name!r}", option, allowed))
+        find_method(self.name).with_options(**self.options)
         if not self.label:
             object.__setattr__(self, "label", self.name)
         return self
