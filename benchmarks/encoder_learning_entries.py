@@ -119,8 +119,7 @@ def _candidates(name: str) -> Iterator[dict[str, Any]]:
             return {"channels": [width, 2 * width, 4 * width, 8 * width]}
 
     else:
-        base.list_encoders()  # so that all are registered
-        takes = inspect.signature(base._REGISTRY[name].__init__).parameters
+        takes = inspect.signature(base.encoder_class(name).__init__).parameters
         fixed = {
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH_SIZE,
