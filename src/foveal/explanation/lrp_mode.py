@@ -6,7 +6,7 @@ deviations and divisors are held constant (arXiv 2402.05602, 2406.07592 for scan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ class Propagation(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not any(tensor.requires_grad for tensor in _tensors((args, kwargs))):
+        if not _moves(args) and not (kwargs and _moves(kwargs.values())):
             return func(*args, **kwargs)
         if self.reads_pixels and not self._met_first and func in _SCALES:
             return _straight(func, *args, **kwargs)
@@ -260,6 +260,17 @@ _PASSING_NAMES = """
     conv_transpose3d requires_grad_ detach retain_grad register_hook
 """
 _PASSING = frozenset(_PASSING_NAMES.split())
+
+
+def _moves(values: Iterable[Any]) -> bool:
+    """Whether any tensor in these depends on the images; mostly the first one tells."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                return True
+        elif isinstance(value, tuple | list | dict) and any(x.requires_grad for x in _tensors(value)):
+            return True
+    return False
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
