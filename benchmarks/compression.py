@@ -27,6 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as `import foveal` before to
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from timm.layers import PatchDropout
 from torch import Tensor
 
@@ -57,6 +58,7 @@ RUNS: tuple[tuple[str, str, int], ...] = (  # method, target, steps of tuning
     ("int8", "8bit", 0),
 )  # fmt: skip
 KEPT = 0.65  # of the patches, by timm
+MARKERS = "osD^v"  # of the models of one method
 COLOURS = {
     "evit": "#0072b2", "lpvit": "#d55e00", "lrp-qvit": "#009e73", "sparse-then-prune": "#cc79a7",
     "int8": "#e69f00", "torchao": "#56b4e9", "timm": "#999999",
@@ -273,27 +275,25 @@ def rows_of(costs: dict[str, Costs], scores: dict[str, Any]) -> list[list[str]]:
 
 def drawn(plots: list[tuple[str, dict[str, Costs], dict[str, Any]]]) -> Figure:
     """Accuracy over the time of an image, one panel a data set."""
-    figure = Figure(figsize=(8 * len(plots), 5), layout="constrained")
-    panels = figure.subplots(1, len(plots), squeeze=False)[0]
+    figure = Figure(figsize=(9, 4.2 * len(plots)), layout="constrained")
+    panels = figure.subplots(len(plots), 1, squeeze=False)[:, 0]
     for panel, (name, costs, scores) in zip(panels, plots, strict=True):
-        by_time = sorted(costs, key=lambda label: -costs[label].throughput)
-        for number, label in enumerate(by_time):  # every other name below, so that they lie apart
+        seen: dict[str, int] = {}
+        for label in costs:
             cost, (value, low, high) = costs[label], scores[label]["accuracy"]
             method = next((m for m in COLOURS if label.startswith(m)), "")
+            marker = MARKERS[seen.setdefault(method, 0)]
+            seen[method] += 1
             panel.errorbar(
-                1e3 / cost.throughput, value, [[value - low], [high - value]], fmt="o" if method else "s",
-                color=COLOURS.get(method, "black"), capsize=2, markersize=5, elinewidth=0.7,
+                1e3 / cost.throughput, value, [[value - low], [high - value]], fmt=marker, label=label,
+                color=COLOURS.get(method, "black"), capsize=2, markersize=6, elinewidth=0.7,
             )  # fmt: skip
-            above = number % 2 == 0
-            panel.annotate(
-                label, (1e3 / cost.throughput, high if above else low), (0, 3 if above else -3),
-                textcoords="offset points", fontsize=7, rotation=60,
-                ha="left" if above else "right", va="bottom" if above else "top",
-            )  # fmt: skip
+        panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
         panel.set(title=name, xlabel=f"ms an image, {BATCH} at a time", ylabel="accuracy", xscale="log")
         panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         panel.xaxis.set_minor_formatter("{x:g}")
-        panel.margins(x=0.08, y=0.3)
+        panel.margins(x=0.08, y=0.1)
         panel.spines[["top", "right"]].set_visible(False)
     return figure
 
