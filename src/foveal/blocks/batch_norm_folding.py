@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+@runtime_checkable
+class MergesNorms(Protocol):
+    """A module that knows which of its normalisations another of its layers can do as well."""
+
+    def merge_batch_norms(self) -> object:
+        """Fold them, in place; once folded, nothing is left to do."""
+
+
+def fold_batch_norms(model: nn.Module) -> None:
+    """Fold every batch normalisation of a model that a layer beside it can do; the model changes in place.
+
+    These are the ones that `fold_convolutions` finds, and those that modules with a method
+    `merge_batch_norms` know of. The weights have other names and values then, and are no longer those of a
+    saved model.
+
+    Raises:
+        ValueError: the model is in training mode, whose statistics are not fixed yet.
+    """
+    fold_convolutions(model)
+    for module in list(model.modules()):
+        if module is not model and isinstance(module, MergesNorms):
+            module.merge_batch_norms()
 
 
 def fold_convolutions(model: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ConvNormAct(nn.Sequential):
@@ -27,9 +28,15 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = ConvNormAct(inputs, outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         return F.relu(self.norm(self.second(self.first(x))) + self.shortcut(x), inplace=True)
+
+    def merge_batch_norms(self) -> None:
+        """Let the second convolution do its normalisation as well."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.second = fuse_conv_bn_eval(self.second, self.norm)
+            self.norm = nn.Identity()

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from einops import rearrange
 from torch import Tensor, nn
 
-from foveal.blocks.batch_norm_folding import check_evaluating, fold_convolutions
+from foveal.blocks.batch_norm_folding import fold_batch_norms
 from foveal.blocks.hybrid import ConvolutionMixer, GlobalPerception, Layout, LocalPerception, equal_mlp
 from foveal.blocks.kan import KANBlock
 from foveal.blocks.neighbourhood_attention import NeighbourhoodAttention2d
@@ -177,11 +177,7 @@ class MedViTV2(Encoder):
         Raises:
             ValueError: the encoder is in training mode.
         """
-        check_evaluating(self)
-        fold_convolutions(self)
-        for module in self.modules():
-            if isinstance(module, LocalPerception | GlobalPerception):
-                module.merge_batch_norms()
+        fold_batch_norms(self)
         return self
 
 

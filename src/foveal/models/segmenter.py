@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from foveal.blocks.batch_norm_folding import fold_batch_norms
 from foveal.encoders.base import create_encoder
 from foveal.models.decoders import DecoderName, EncoderDecoder
 from foveal.models.preprocess import local_contrast
@@ -105,6 +106,18 @@ class Segmenter(PretrainedModel):
         if self.preprocess.contrast_sigma > 0:
             return local_contrast(images, sigma=self.preprocess.contrast_sigma)
         return (images - self.mean) / self.std
+
+    def merge_batch_norms(self) -> Segmenter:
+        """Fold batch normalisations into the convolutions beside them; in place, for inference alone.
+
+        Returns:
+            The segmenter itself; its outputs change by rounding alone. It can no longer be saved.
+
+        Raises:
+            ValueError: it is in training mode.
+        """
+        fold_batch_norms(self)
+        return self
 
     def signed(self, logits: Tensor) -> Tensor:
         """Logits to signed maps in [-1, 1]: tanh(z), or 2 sigmoid(z) - 1 of models trained on hard labels."""

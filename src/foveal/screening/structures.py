@@ -75,7 +75,7 @@ class Networks:
                     f"{folder} is no model of {name}: it segments {', '.join(model.config.classes)}; "
                     f"wanted: {', '.join(wanted[name])}"
                 )
-            loaded[name.replace("-", "_")] = model.to(device).eval()
+            loaded[name.replace("-", "_")] = model.merge_batch_norms().to(device)
         return cls(**loaded)
 
 
