@@ -5,9 +5,10 @@
 Artery and vein: trained once, on the usual half of LES-AV, beginning with a vessel network that has seen no
 eye of LES-AV (`--start`, made by `benchmarks/training/vessels.py`); the other half is for scoring.
 Landmarks and lesions: three folds of IDRiD's patients, and once more on all of them: the shipped weights.
-A network with a pretraining.json beside its training.json is trained in two stages; of lesions, the second
-adds photographs of eyes without them. Each round saves RUNS/NETWORK/ROUND/model; a killed run goes on where
-it stopped. `benchmarks/structures.py`, `benchmarks/landmarks.py` and `benchmarks/lesions.py` score them.
+Lesions begin with the shipped vessel network, which has seen no photograph of IDRiD, and are trained on eyes
+without lesions as well. A network with a pretraining.json beside its training.json is trained in two stages.
+Each round saves RUNS/NETWORK/ROUND/model; a killed run goes on where it stopped.
+`benchmarks/structures.py`, `benchmarks/landmarks.py` and `benchmarks/lesions.py` score them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def cases_of(network: str, stage: str, data: Path, structures: tuple[str, ...]) 
     if network == "artery-vein":
         return read_les_av_kinds(data / "LES-AV", structures, names=LES_AV_TRAINING)
     labelled = iterate_idrid(data / "IDRiD" / "segmentation", structures)
-    if network == "lesions" and stage == "training":
+    if network == "lesions":
         return chain(labelled, iterate_without_lesions(data, structures))
     return labelled
 
@@ -74,7 +75,7 @@ def rounds_of(network: str, data: Path) -> dict[str, set[str]]:
 
 def train(network: str, data: Path, runs: Path, start: Path, rounds: list[str]) -> None:
     """Train the stages of a network, and of each its rounds, that are not done; all where none is named."""
-    first = {"artery-vein": start}.get(network)
+    first = {"artery-vein": start, "lesions": WEIGHTS / "vessels"}.get(network)
     begin = {name: first for name in rounds_of(network, data) if not rounds or name in rounds}
     for stage in STAGES:
         settings = settings_of(network, stage)

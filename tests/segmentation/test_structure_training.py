@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +49,58 @@ def test_photographs_of_held_out_patients_are_never_drawn():
     assert data.weights({"synthetic/a", "synthetic/b"}) == [0, 0, 0.5, 0.5]
     with pytest.raises(ValueError, match="all 4 photographs are held out"):
         data.weights(data.patients)
+
+
+def test_photographs_without_any_structure_get_their_share_of_patches():
+    eyes = list(synthetic_eyes(3, seed=5, size=300))
+    cases = [synthetic_case(eye, name, TINY.structures) for eye, name in zip(eyes, "abc", strict=True)]
+    empty = replace(cases[2], masks=np.zeros_like(cases[2].masks))
+    data = StructureSet(
+        TINY.replace(synthetic_eyes=1, synthetic_share=0.2, empty_share=0.3), [*cases[:2], empty]
+    )
+    assert data.weights() == pytest.approx([0.25, 0.25, 0.3, 0.2])
+    assert data.weights({"synthetic/a", "synthetic/b"}) == pytest.approx([0, 0, 0.6, 0.4])
+    every = StructureSet(TINY, [*cases[:2], empty])
+    assert every.weights() == pytest.approx([1 / 3] * 3)
+
+
+def test_training_begins_at_the_prevalence_of_each_structure():
+    settings = TINY.replace(prevalence=(0.02, 0.3), rarity=0.5)
+    model = build_structure_segmenter(settings).eval()
+    probability = model(torch.rand(2, 3, 64, 64)).sigmoid()
+    torch.testing.assert_close(probability[:, 0], torch.full((2, 64, 64), 0.02))
+    torch.testing.assert_close(probability[:, 1], torch.full((2, 64, 64), 0.3))
+    rare, common = settings.structure_weights()
+    assert rare / common == pytest.approx(15**0.5)
+    assert rare + common == pytest.approx(2)
+    assert TINY.structure_weights() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"synthetic_share": 0.6, "empty_share": 0.6}, "are more than 1"),
+        ({"prevalence": (0.1,)}, "2 values between 0 and 1"),
+        ({"prevalence": (0.1, 0.0)}, "2 values between 0 and 1"),
+        ({"rarity": 0.5}, "needs the prevalence"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TINY.replace(**changes)
+
+
+def test_the_cross_entropy_of_each_class_is_weighted():
+    model = build_structure_segmenter(TINY)
+    batch = {"images": torch.rand(2, 3, 64, 64), "masks": (torch.rand(2, 2, 64, 64) > 0.5).float()}
+    only = [
+        BceDiceObjective(model, dice_weight=0, class_weights=weights)(batch)["loss"]
+        for weights in ((1.0, 0.0), (0.0, 1.0), (0.5, 2.0))
+    ]
+    torch.testing.assert_close(only[2], 0.5 * only[0] + 2 * only[1])
+    batch["valid"] = torch.ones_like(batch["masks"])
+    masked = BceDiceObjective(model, dice_weight=0, class_weights=(0.5, 2.0))(batch)["loss"]
+    torch.testing.assert_close(masked, only[2])
 
 
 def test_a_deeper_network_takes_over_the_weights_that_fit(tmp_path):

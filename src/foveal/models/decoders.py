@@ -81,6 +81,17 @@ class DenseHead(nn.Module):
         self.stride = stride
         self.project = nn.Conv2d(inputs, outputs * stride**2, 1)
 
+    @torch.no_grad()
+    def begin_at(self, shares: Sequence[float]) -> None:
+        """Let every pixel begin at these probabilities, one an output, in (0, 1).
+
+        Structures that cover next to nothing are found earlier so (Lin et al., arXiv 1708.02002): the first
+        steps need not teach that nearly everything is background.
+        """
+        nn.init.zeros_(self.project.weight)
+        assert self.project.bias is not None
+        self.project.bias.copy_(torch.tensor(shares).logit().repeat_interleave(self.stride**2))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) to (B, O, s H, s W)."""
         return F.pixel_shuffle(self.project(x), self.stride)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from foveal.models.decoders import DenseHead
 from foveal.models.segmenter import Preprocess, Segmenter, SegmenterConfig
 from foveal.objectives.hard_masks import BceDiceObjective
 from foveal.scans.structure_datasets import StructureCase, synthetic_case, synthetic_eyes
@@ -39,15 +41,52 @@ class StructureSettings(Settings):
     augmentation: dict[str, Any] = Field(default_factory=dict, description="changes to AugmentationSettings")
     synthetic_eyes: int = Field(0, ge=0, description="generated photographs, beside or without real ones")
     synthetic_share: float = Field(0.25, ge=0, le=1, description="share of patches from them")
+    empty_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of patches from photographs without any structure; None: as others",
+    )
+    prevalence: tuple[float, ...] = Field(
+        (), description="share of a patch's pixels that each structure covers; the head begins there"
+    )
+    rarity: float = Field(
+        0.0, ge=0, le=1, description="cross-entropy is weighted by 1 / prevalence to this power, of mean 1"
+    )
     dice_weight: float = Field(1.0, ge=0, description="of BceDiceObjective")
     start_from: str | None = Field(None, description="folder of a saved segmenter to begin with")
     training: dict[str, Any] = Field(default_factory=dict, description="of TrainingSettings")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse shares that leave nothing of labelled photographs, and a prevalence of other structures."""
+        if self.synthetic_share + (self.empty_share or 0) > 1:
+            raise ValueError(
+                f"synthetic_share {self.synthetic_share} and empty_share {self.empty_share} are more than 1"
+            )
+        if len(self.prevalence) not in (0, len(self.structures)) or not all(
+            0 < p < 1 for p in self.prevalence
+        ):
+            raise ValueError(
+                f"prevalence {self.prevalence}: {len(self.structures)} values between 0 and 1 are wanted"
+            )
+        if self.rarity and not self.prevalence:
+            raise ValueError(f"rarity {self.rarity} needs the prevalence of each structure")
+        return self
+
+    def structure_weights(self) -> tuple[float, ...] | None:
+        """What the cross-entropy of each structure is weighted by, of mean 1; None where all count alike."""
+        if not self.rarity:
+            return None
+        rare = [p**-self.rarity for p in self.prevalence]
+        return tuple(len(rare) * weight / sum(rare) for weight in rare)
 
 
 def build_structure_segmenter(settings: StructureSettings) -> Segmenter:
     """The segmenter that settings describe, with the fitting weights of `start_from`.
 
-    A network of other depth or with other outputs takes over the tensors that agree in name and shape.
+    A network of other depth or with other outputs takes over the tensors that agree in name and shape. With
+    a prevalence its head begins there, whatever `start_from` has.
     """
     model = Segmenter(
         SegmenterConfig(
@@ -67,6 +106,10 @@ def build_structure_segmenter(settings: StructureSettings) -> Segmenter:
         own: dict[str, Tensor] = model.state_dict()
         fitting = {name: value for name, value in given.items() if own[name].shape == value.shape}
         model.load_state_dict(own | fitting)
+    if settings.prevalence:
+        for module in model.modules():
+            if isinstance(module, DenseHead):
+                module.begin_at(settings.prevalence)
     return model
 
 
@@ -84,7 +127,7 @@ class StructureSet:
     def __init__(self, settings: StructureSettings, cases: Iterable[StructureCase]) -> None:
         self.settings = settings
         self.patients: list[str] = []
-        self.synthetic: list[bool] = []
+        self.kinds: list[Literal["labelled", "empty", "synthetic"]] = []
         self.patches = StructurePatches(
             self._noted(cases),
             size=settings.patch_size,
@@ -100,11 +143,12 @@ class StructureSet:
     def _noted(self, cases: Iterable[StructureCase]) -> Iterator[StructureCase]:
         for case in cases:
             self.patients.append(case.patient)
-            self.synthetic.append(False)
+            empty = self.settings.empty_share is not None and case.valid.all() and not case.masks.any()
+            self.kinds.append("empty" if empty else "labelled")
             yield case
         seed = TrainingSettings.model_validate(self.settings.training).seed
         for number, eye in enumerate(synthetic_eyes(self.settings.synthetic_eyes, seed=seed)):
-            self.synthetic.append(True)
+            self.kinds.append("synthetic")
             case = synthetic_case(eye, f"synthetic-{number:04d}", self.settings.structures)
             self.patients.append(case.patient)
             yield case
@@ -115,16 +159,19 @@ class StructureSet:
         Raises:
             ValueError: nothing is left to train on.
         """
-        kept = [patient not in hold_out for patient in self.patients]
-        made = [use and synthetic for use, synthetic in zip(kept, self.synthetic, strict=True)]
-        real = [use and not synthetic for use, synthetic in zip(kept, self.synthetic, strict=True)]
-        if not any(kept):
-            raise ValueError(f"all {len(kept)} photographs are held out; at least one is needed")
-        share = self.settings.synthetic_share if any(made) and any(real) else float(any(made))
-        return [
-            share / sum(made) if m else (1 - share) / sum(real) if r else 0.0
-            for m, r in zip(made, real, strict=True)
+        kinds = [
+            None if patient in hold_out else kind
+            for patient, kind in zip(self.patients, self.kinds, strict=True)
         ]
+        counts = Counter(kind for kind in kinds if kind is not None)
+        if not counts:
+            raise ValueError(f"all {len(kinds)} photographs are held out; at least one is needed")
+        wanted = {"synthetic": self.settings.synthetic_share, "empty": self.settings.empty_share or 0.0}
+        shares = {kind: share for kind, share in wanted.items() if kind in counts}
+        if "labelled" in counts:
+            shares["labelled"] = 1 - sum(shares.values())
+        total = sum(shares.values())
+        return [shares[kind] / total / counts[kind] if kind else 0.0 for kind in kinds]
 
 
 def train_structures(
@@ -152,6 +199,8 @@ def train_structures(
     training = TrainingSettings.model_validate(settings.training)
     torch.manual_seed(training.seed)
     model = build_structure_segmenter(settings)
-    objective = BceDiceObjective(model, dice_weight=settings.dice_weight)
+    objective = BceDiceObjective(
+        model, dice_weight=settings.dice_weight, class_weights=settings.structure_weights()
+    )
     fit(objective, data.patches, training, folder=folder, weights=data.weights(hold_out), progress=progress)
     return model.eval()
