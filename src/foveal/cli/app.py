@@ -102,5 +102,8 @@ def _all_commands(
     ] = False,
 ) -> None:
     """Turn a folder of eye photographs into vessel maps, biomarkers and a report; train and verify models."""
+    from foveal.machine import keep_freed_memory
+
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("foveal").setLevel(logging.DEBUG if debug else logging.WARNING)
+    keep_freed_memory()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foveal.files import write_atomically
+from foveal.machine import keep_freed_memory
 from foveal.screening.columns import (
     QUALITY_MEASURES,
     lesion_number_columns,
@@ -96,6 +97,7 @@ class Screener:
         from foveal.screening.structures import Networks
 
         self.job = job
+        keep_freed_memory()
         torch.set_num_threads(job.threads)
         self.networks = Networks.load(job.models, job.device)
         self.grader = None
