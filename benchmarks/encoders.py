@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from encoder_learning_entries import RESNET, VIT, Entry, labels, sized
 from foveal.evaluation.figure_style import COLOURS, LOG_STYLE, SOFT, figure_svg
 from foveal.files import write_atomically
-from foveal.machine import added_memory, describe_environment, seconds_of
+from foveal.machine import added_memory, describe_environment, keep_freed_memory, seconds_of
 from foveal.markdown import table
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     wanted = options.encoders or [label for label in labels() if "full size" not in label]

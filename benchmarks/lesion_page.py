@@ -28,6 +28,7 @@ def page(found: Found, seconds: float) -> str:
         "seen. Brackets hold 95 % intervals of a bootstrap over patients. No goal was set beforehand. "
         f"{NOTICE}",
         *lesion_section(found),
+        *healthy_section(found),
         *doubt_section(found),
         "## How it was run",
         table(["", ""], [[name, value] for name, value in _run(seconds).items()]),
@@ -92,6 +93,22 @@ def lesion_section(found: Found) -> list[str]:
         "is false if it touches no true one of its kind.",
         table(["", "true", "sensitivity", "found", "precision", "false a photograph", "Dice"], singles),
         f"By photograph: [{kept}]({kept}). Thresholds: `{json.dumps(found.thresholds)}`.",
+    ]
+
+
+def healthy_section(found: Found) -> list[str]:
+    counts = found.healthy.drop(columns="photograph")
+    rows = [
+        [title_of(kind), f"{column.mean():.1f}", f"{column.max()}", f"{(column == 0).sum()}"]
+        for kind, column in counts.items()
+    ]
+    return [
+        "## Eyes without lesions",
+        f"What the shipped network finds at its thresholds in {len(counts)} photographs that are taken to "
+        "have no lesion of diabetic retinopathy (LES-AV's usual test half, of healthy eyes and eyes with "
+        "glaucoma, and a public-domain photograph of a normal eye), none of which it was trained on. Nobody "
+        "has graded them for lesions; all that is found is counted as false.",
+        table(["", "a photograph, mean", "most", "photographs with none"], rows),
     ]
 
 

@@ -3,7 +3,8 @@
     python benchmarks/lesions.py --data DATA [--runs runs/structures] [--write]
 
 IDRiD, each photograph by the networks of the fold that left it out, of lesions and of landmarks: those that
-`benchmarks/training/structures.py landmarks lesions` makes. What the networks say is kept in RUNS/kept.
+`benchmarks/training/structures.py landmarks lesions` makes; the shipped network on eyes without lesions.
+What the networks say is kept in RUNS/kept.
 `--write` keeps the page, its table and its pictures in docs/evidence.
 """
 
@@ -18,10 +19,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from foveal.measurement.lesions import find_lesions_reaching
 from foveal.measurement.optic_disc import find_disc
 from foveal.metrics.selective import RiskCoverage, risk_coverage, risk_table
 from foveal.scans.field_of_view import find_field_of_view
-from foveal.scans.structure_datasets import iterate_idrid
+from foveal.scans.reading import read_scan
+from foveal.scans.structure_datasets import LES_AV_TRAINING, iterate_idrid, sorted_files
 from foveal.screening.structures import LESION_TILE, LESION_VIEWS
 from lesion_page import NAME, PHOTOGRAPHS, page
 from lesion_scores import (
@@ -48,12 +51,14 @@ class Found:
         tally: pixels of lesions by probability.
         thresholds: by kind, the best for Dice over the held-out folds.
         lesions: a row a photograph and kind, at these thresholds.
+        healthy: lesions found in photographs that have none, by photograph and kind, as shipped.
         worth: calibration and doubt of pixels and of found lesions.
     """
 
     tally: PixelTally
     thresholds: dict[str, float]
     lesions: pd.DataFrame
+    healthy: pd.DataFrame
     worth: Worth
 
 
@@ -70,6 +75,24 @@ def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
         yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
 
 
+def false_lesions(data: Path, networks: Networks) -> Iterator[dict[str, object]]:
+    """Lesions that the shipped network finds, at its thresholds, where none are taken to be: in the half of
+    LES-AV that no network was trained on and in the public-domain photograph."""
+    network = networks.shipped("lesions", views=LESION_VIEWS, tile=LESION_TILE)
+    thresholds = {kind: network.model.config.threshold(kind) for kind in KINDS}
+    paths = sorted_files(data / "LES-AV" / "images", "*.png")
+    paths = [path for path in paths if path.stem not in LES_AV_TRAINING]
+    for path in [*paths, data / "samples" / "retina.jpg"]:
+        name, image = f"{path.parents[1].name}/{path.stem}", read_scan(path).image
+        field = find_field_of_view(image)
+        maps = network.structures(name, image, field)
+        disc = networks.landmarks(name, image, networks.found_vessels(name, image, field)).disc
+        found = find_lesions_reaching(
+            maps.reaching, KINDS, field, thresholds=thresholds, exclude=disc.mask if disc else None
+        )
+        yield {"photograph": name} | {kind: int(found.are(kind).sum()) for kind in KINDS}
+
+
 def measure(data: Path, networks: Networks) -> Found:
     """Everything on the page."""
     tally = PixelTally()
@@ -83,7 +106,8 @@ def measure(data: Path, networks: Networks) -> Found:
         singles.append(found_lesion_rows(case, found))
         add_lesions(case, thresholds, doubts)
     every = pd.concat(singles, ignore_index=True)
-    return Found(tally, thresholds, pd.DataFrame(rows), worth_of(doubts, found_selective(every)))
+    healthy = pd.DataFrame(false_lesions(data, networks))
+    return Found(tally, thresholds, pd.DataFrame(rows), healthy, worth_of(doubts, found_selective(every)))
 
 
 def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
@@ -102,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with IDRiD")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with IDRiD, LES-AV and samples")
     parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help=f"keep {NAME}.md, its table and pictures")

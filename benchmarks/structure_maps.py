@@ -93,9 +93,9 @@ class Networks:
         """Whether the round that left out this fold was trained."""
         return (self.runs / network / f"fold-{number}" / "model").is_dir()
 
-    def shipped(self, network: str, *, views: int = 4) -> Network:
+    def shipped(self, network: str, *, views: int = 4, tile: int = 1152) -> Network:
         """The network that `foveal` comes with."""
-        return self._of(self.weights / network, views)
+        return self._of(self.weights / network, views, tile)
 
     def found_vessels(self, name: str, image: np.ndarray, eye: FieldOfView) -> np.ndarray:
         """(H, W) bool vessels by the shipped network, as a screening run finds them."""

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 from foveal.models import Segmenter
+from foveal.models.pretrained import read_config
 from foveal.scans.manifest import split_patients
 from foveal.scans.structure_datasets import (
     LES_AV_TRAINING,
@@ -97,6 +98,14 @@ def train(network: str, data: Path, runs: Path, start: Path, rounds: list[str]) 
         begin = {name: folder / "model" for name, folder in folders.items()}
 
 
+def ship(network: str, runs: Path) -> None:
+    """Put the final weights into the package; thresholds stay those that were shipped before."""
+    model = Segmenter.from_pretrained(runs / network / "final" / "model")
+    thresholds = read_config(WEIGHTS / network)["thresholds"]
+    model.config = model.config.model_copy(update={"thresholds": thresholds})
+    model.save_pretrained(WEIGHTS / network)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,9 +124,7 @@ def main() -> None:
     for network in options.networks:
         train(network, options.data, options.runs, options.start, options.rounds)
         if options.ship:
-            Segmenter.from_pretrained(options.runs / network / "final" / "model").save_pretrained(
-                WEIGHTS / network
-            )
+            ship(network, options.runs)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,15 @@ def growth_of_time(dim: int = 192) -> Iterator[Finding]:
     )
     ratios = {name: seconds[f"{name} 4096"] / seconds[f"{name} 1024"] for name in mixers}
     yield Finding.at_most("a mixer's time from 1024 to 4096 tokens grows by", ratios["Vim"], 4.8)
+    encoder = Vim(dim=dim, depth=4).eval()
+
+    @torch.inference_mode()
+    def encode(images: Tensor) -> None:
+        encoder(images)
+
+    whole = seconds_of({str(side): partial(encode, torch.randn(1, 3, side, side)) for side in (512, 1024)})
+    claim = "an encoder's of four blocks, patches and positions included, goal of this toolkit"
+    yield Finding.at_most(claim, whole["1024"] / whole["512"], 4.2)
     yield Finding.at_least("attention's of equal width grows by", ratios["attention"], 8.0)
     for length, wins in ((196, False), (4096, True)):
         ratio = seconds[f"attention {length}"] / seconds[f"Vim {length}"]
