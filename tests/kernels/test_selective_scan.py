@@ -85,6 +85,15 @@ def test_compiled_gradients_are_those_of_autograd(length, channels, states, seed
         torch.testing.assert_close(x[name].grad, y[name].grad, rtol=1e-8, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("channels", [selective_scan_cpu.WIDEST, selective_scan_cpu.WIDEST + 5])
+def test_gradients_of_the_widest_block_and_of_two_blocks_are_those_of_autograd(channels):
+    x, y = (_inputs(selective_scan_cpu.PIECE + 1, batch=1, channels=channels, states=3) for _ in range(2))
+    for tensors, backend in ((x, "compiled"), (y, "reference")):
+        selective_scan(**tensors, backend=backend).square().sum().backward()
+    for name in NAMES:
+        torch.testing.assert_close(x[name].grad, y[name].grad, rtol=1e-8, atol=1e-9, msg=name)
+
+
 def test_numerical_differentiation_agrees_for_all_inputs():
     x = _inputs(selective_scan_cpu.PIECE + 3, batch=1, channels=2, states=2)
     assert torch.autograd.gradcheck(

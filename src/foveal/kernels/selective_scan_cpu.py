@@ -2,7 +2,8 @@
 
 A block of channels of one sequence is walked token by token with its state in the first cache; vector
 registers hold neighbouring channels, so that nothing is summed across a register in the forward pass. The
-backward pass walks pieces of `PIECE` tokens from the end, from the states kept at their borders.
+backward pass walks pieces of `PIECE` tokens from the end, from the states kept at their borders, and within a
+piece two states at a time, so that what it computes again stays in the nearest caches.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from foveal.kernels.threads import on_threads
 
 PIECE = 16  # tokens between two kept states
 WIDEST, NARROWEST = 384, 32  # channels of a block
+# Rows of the backward pass. Of a token: the step d, d u, the gradient before the gate, sums over states, y.
+STEP, INPUT, GRADIENT, OF_INPUT, OF_STEP, OUTPUT = range(6)
+RATE, CARRIED, OF_RATE = range(3)  # of a state: A, the gradient from later tokens, the gradient of A
+BEFORE, DECAY = range(2)  # of a token and a state: h_{t-1}, exp(d A)
 LOG2 = float(np.log(2.0))
 # Sums may be taken in any order; NaN and infinity keep their meaning.
 _MATHS = {"reassoc", "contract", "nsz", "arcp"}
@@ -70,7 +75,7 @@ class _CpuScan(torch.autograd.Function):
         dD, dbias = np.empty((2, batch, channels), kind)
         dstate = np.empty((batch, states, channels), kind)
         blocks = len(items) // (batch * groups)
-        dB, dC = np.zeros((2, blocks, batch, length, groups, states), kind)
+        dB, dC = np.empty((2, blocks, batch, length, groups, states), kind)
         glast_array = np.ascontiguousarray(glast.transpose(1, 2).numpy())
         on_threads(
             lambda some: _backward(
@@ -157,19 +162,6 @@ def _steps(raw, bias, soft, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _advance(d, du, rates, weights, state, decays, kept):  # type: ignore[no-untyped-def]
-    """h <- exp(d A) h + B d u of all states of one token; decays and states are kept."""
-    for n in range(state.shape[0]):
-        b = weights[n]
-        for j in range(d.size):
-            decay = exp2(d[j] * rates[n, j])
-            new = decay * state[n, j] + b * du[j]
-            decays[n, j] = decay
-            state[n, j] = new
-            kept[n, j] = new
-
-
-@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
 def _advance_and_read(d, du, rates, weights, read, state, out):  # type: ignore[no-untyped-def]
     """h <- exp(d A) h + B d u, and out += sum over states of C h; in pairs, to spare loads of out."""
     states = state.shape[0]
@@ -219,30 +211,6 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _retreat(  # type: ignore[no-untyped-def]
-    g, d, du, decays, state, rates, weights, read, carried, s_q, s_w, dA, dB, dC
-):
-    """One token of the reverse recurrence q_t = g_t C_t + a_{t+1} q_{t+1}.
-
-    Sums over states go to s_q (q B) and s_w (q a h_{t-1} A), sums over channels to dB and dC.
-    """
-    for n in range(state.shape[0]):
-        b, c = weights[n], read[n]
-        of_b, of_c = g.dtype.type(0), g.dtype.type(0)
-        for j in range(g.size):
-            q = g[j] * c + carried[n, j]
-            w = q * (state[n, j] - b * du[j])
-            of_c += g[j] * state[n, j]
-            of_b += q * du[j]
-            s_q[j] += q * b
-            s_w[j] += w * rates[n, j]
-            dA[n, j] += w * d[j]
-            carried[n, j] = q * decays[n, j]
-        dB[n] += of_b
-        dC[n] += of_c
-
-
-@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
 def _gate(x, gate, out):  # type: ignore[no-untyped-def]
     """out = x silu(gate)."""
     for j in range(out.size):
@@ -252,27 +220,30 @@ def _gate(x, gate, out):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
 def _gate_gradient(gate, y, grad, out):  # type: ignore[no-untyped-def]
     """out = grad y silu'(gate)."""
+    one = out.dtype.type(1)  # a Python number would make this 64 bits
     for j in range(out.size):
         o = logistic(gate[j])
-        out[j] = grad[j] * y[j] * o * (1 + gate[j] * (1 - o))
+        out[j] = grad[j] * y[j] * o * (one + gate[j] * (one - o))
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _input_gradient(skip, g, d, s_q, out):  # type: ignore[no-untyped-def]
-    """out = D g + d sum q B."""
-    for j in range(out.size):
-        out[j] = skip[j] * g[j] + d[j] * s_q[j]
+def _token_gradients(  # type: ignore[no-untyped-def]
+    raw, bias, soft, x, skip, g, d, of_input, of_step, du, ddt, dskip, dbias
+):
+    """Gradients of one token's u and raw steps; those of D and the bias are added to.
 
-
-@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _step_gradient(raw, bias, soft, x, s_q, s_w, out):  # type: ignore[no-untyped-def]
-    """Gradient of the raw steps; rates are those of powers of two, hence the factor log 2."""
-    log2 = out.dtype.type(LOG2)
-    for j in range(out.size):
-        out[j] = s_w[j] * log2 + x[j] * s_q[j]
+    Rates are those of powers of two, hence the factor log 2.
+    """
+    log2 = du.dtype.type(LOG2)
+    for j in range(du.size):
+        du[j] = skip[j] * g[j] + d[j] * of_input[j]
+        ddt[j] = of_step[j] * log2 + x[j] * of_input[j]
+        dskip[j] += g[j] * x[j]
     if soft:
-        for j in range(out.size):
-            out[j] *= logistic(raw[j] + bias[j])
+        for j in range(du.size):
+            ddt[j] *= logistic(raw[j] + bias[j])
+    for j in range(du.size):
+        dbias[j] += ddt[j]
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
@@ -281,10 +252,58 @@ def _add_product(total, x, y):  # type: ignore[no-untyped-def]
         total[j] += x[j] * y[j]
 
 
-@njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
-def _add(total, x):  # type: ignore[no-untyped-def]
-    for j in range(total.size):
-        total[j] += x[j]
+def _replay_of(gated: bool):  # type: ignore[no-untyped-def]
+    """The recurrence of states n and n + 1 over a piece; its output is needed only before a gate."""
+
+    @njit(nogil=True, fastmath=_MATHS, error_model="numpy", forceinline=True)
+    def replay(n, count, tokens, states, state, kept, weights, read, dC):  # type: ignore[no-untyped-def]
+        p = n // 2
+        for k in range(count):
+            b, c, b2, c2 = weights[k, n], read[k, n], weights[k, n + 1], read[k, n + 1]
+            of_c, of_c2 = tokens.dtype.type(0), tokens.dtype.type(0)
+            for j in range(tokens.shape[2]):
+                d, du, g = tokens[STEP, k, j], tokens[INPUT, k, j], tokens[GRADIENT, k, j]
+                decay, decay2 = exp2(d * states[p, 0, RATE, j]), exp2(d * states[p, 1, RATE, j])
+                old, old2 = state[0, j], state[1, j]
+                new, new2 = decay * old + b * du, decay2 * old2 + b2 * du
+                kept[0, BEFORE, k, j], kept[1, BEFORE, k, j] = old, old2
+                kept[0, DECAY, k, j], kept[1, DECAY, k, j] = decay, decay2
+                state[0, j], state[1, j] = new, new2
+                if gated:
+                    tokens[OUTPUT, k, j] += c * new + c2 * new2
+                of_c += g * new
+                of_c2 += g * new2
+            dC[k, n], dC[k, n + 1] = of_c, of_c2
+
+    return replay
+
+
+_replay, _replay_and_read = _replay_of(gated=False), _replay_of(gated=True)
+
+
+@njit(nogil=True, fastmath=_MATHS, error_model="numpy", forceinline=True)
+def _retreat(n, order, tokens, states, kept, weights, read, dB):  # type: ignore[no-untyped-def]
+    """The reverse recurrence q_t = g_t C_t + a_{t+1} q_{t+1} of states n and n + 1 over a piece.
+
+    Sums over states go to the rows OF_INPUT (q B) and OF_STEP (q a h_{t-1} A), sums over channels to dB.
+    """
+    p = n // 2
+    for k in order:
+        b, c, b2, c2 = weights[k, n], read[k, n], weights[k, n + 1], read[k, n + 1]
+        of_b, of_b2 = tokens.dtype.type(0), tokens.dtype.type(0)
+        for j in range(tokens.shape[2]):
+            d, du, g = tokens[STEP, k, j], tokens[INPUT, k, j], tokens[GRADIENT, k, j]
+            q, q2 = g * c + states[p, 0, CARRIED, j], g * c2 + states[p, 1, CARRIED, j]
+            of_b += q * du
+            of_b2 += q2 * du
+            tokens[OF_INPUT, k, j] += q * b + q2 * b2
+            q, q2 = q * kept[0, DECAY, k, j], q2 * kept[1, DECAY, k, j]
+            states[p, 0, CARRIED, j], states[p, 1, CARRIED, j] = q, q2
+            w, w2 = q * kept[0, BEFORE, k, j], q2 * kept[1, BEFORE, k, j]
+            tokens[OF_STEP, k, j] += w * states[p, 0, RATE, j] + w2 * states[p, 1, RATE, j]
+            states[p, 0, OF_RATE, j] += w * d
+            states[p, 1, OF_RATE, j] += w2 * d
+        dB[k, n], dB[k, n + 1] = of_b, of_b2
 
 
 @njit(nogil=True, cache=True, fastmath=_MATHS, error_model="numpy")
@@ -293,62 +312,78 @@ def _backward(  # type: ignore[no-untyped-def]
     du_out, ddt_out, dz, dA, dD, dbias, dB, dC, dstate,
 ):  # fmt: skip
     length, states = u.shape[1], A.shape[0]
-    pieces = (length + PIECE - 1) // PIECE
+    pieces, pairs, kind = (length + PIECE - 1) // PIECE, (states + 1) // 2, u.dtype
+    # Rows walked together are walked in vectors only where the compiler sees, or one test before a loop over
+    # tokens shows, that they lie apart. So rows have a length that it knows; rows of one kind lie together;
+    # and backwards, where that test would fail, tokens are taken from a list.
+    rows = np.empty((6, PIECE, WIDEST), kind)
+    kept_rows, state_rows = np.empty((2, 2, PIECE, WIDEST), kind), np.empty((2, WIDEST), kind)
+    # The last of an odd number of states has a partner of zeros.
+    pair_rows = np.zeros((pairs, 2, 3, WIDEST), kind)
+    weights, read, of_b, of_c = (
+        np.zeros((PIECE, 2 * pairs), kind),
+        np.zeros((PIECE, 2 * pairs), kind),
+        np.empty((PIECE, 2 * pairs), kind),
+        np.empty((PIECE, 2 * pairs), kind),
+    )
+    backwards = np.arange(PIECE - 1, -1, -1).astype(np.uint64)
     for item in range(items.shape[0]):
         s, low, high, group, block = items[item]
         width = high - low
-        rates = A[:, low:high].copy()
+        tokens, of_state = rows[:, :, :width], pair_rows[:, :, :, :width]
+        kept, state = kept_rows[:, :, :, :width], state_rows[:, :width]
         skip, shift = D[low:high].copy(), bias[low:high].copy()
-        # Arrays of their own, each: the compiler proves them apart, and uses vector registers.
-        hs, decays = np.empty((PIECE, states, width), u.dtype), np.empty((PIECE, states, width), u.dtype)
-        ds, dus = np.empty((PIECE, width), u.dtype), np.empty((PIECE, width), u.dtype)
-        g, s_q, s_w = np.empty(width, u.dtype), np.empty(width, u.dtype), np.empty(width, u.dtype)
-        inner, state = np.empty(width, u.dtype), np.empty((states, width), u.dtype)
-        of_a, of_skip, of_bias = (
-            np.zeros((states, width), u.dtype),
-            np.zeros(width, u.dtype),
-            np.zeros(width, u.dtype),
-        )
-        carried = glast[s, :, low:high].copy()
+        of_skip, of_bias = np.zeros(width, kind), np.zeros(width, kind)
+        for n in range(states):
+            of_state[n // 2, n % 2, RATE] = A[n, low:high]
+            of_state[n // 2, n % 2, CARRIED] = glast[s, n, low:high]
+            of_state[n // 2, n % 2, OF_RATE] = 0
         for piece in range(pieces - 1, -1, -1):
             start = piece * PIECE
             count = min(PIECE, length - start)
-            state[:] = borders[s, piece, :, low:high]
             for k in range(count):
                 t = order[start + k] if order.size else start + k
-                d, du, x = ds[k], dus[k], u[s, t, low:high]
+                x, grad = u[s, t, low:high], gy[s, t, low:high]
+                d, du, g = rows[STEP, k, :width], rows[INPUT, k, :width], rows[GRADIENT, k, :width]
                 _steps(dt[s, t, low:high], shift, soft, d)
                 for j in range(width):
                     du[j] = d[j] * x[j]
-                _advance(d, du, rates, B[s, t, group], state, decays[k], hs[k])
-            for k in range(count - 1, -1, -1):
-                t = order[start + k] if order.size else start + k
-                x, d, du = u[s, t, low:high], ds[k], dus[k]
-                grad = gy[s, t, low:high]
+                    rows[OF_INPUT, k, j], rows[OF_STEP, k, j], rows[OUTPUT, k, j] = 0, 0, 0
                 if gated:
-                    inner[:] = 0
-                    for n in range(states):
-                        c = C[s, t, group, n]
-                        for j in range(width):
-                            inner[j] += c * hs[k, n, j]
-                    _add_product(inner, skip, x)
-                    _gate_gradient(z[s, t, low:high], inner, grad, dz[s, t, low:high])
                     _gate(grad, z[s, t, low:high], g)
+                    _add_product(rows[OUTPUT, k, :width], skip, x)
                 else:
                     for j in range(width):
                         g[j] = grad[j]
-                s_q[:] = 0
-                s_w[:] = 0
-                _retreat(
-                    g, d, du, decays[k], hs[k], rates, B[s, t, group], C[s, t, group], carried,
-                    s_q, s_w, of_a, dB[block, s, t, group], dC[block, s, t, group],
+                for n in range(states):
+                    weights[k, n], read[k, n] = B[s, t, group, n], C[s, t, group, n]
+            for n in range(0, states, 2):
+                for i in range(2):
+                    if n + i < states:
+                        border = borders[s, piece, n + i, low:high]
+                        for j in range(width):
+                            state[i, j] = border[j]
+                    else:
+                        state[i] = 0
+                if gated:
+                    _replay_and_read(n, count, tokens, of_state, state, kept, weights, read, of_c)
+                else:
+                    _replay(n, count, tokens, of_state, state, kept, weights, read, of_c)
+                _retreat(n, backwards[PIECE - count :], tokens, of_state, kept, weights, read, of_b)
+            for k in range(count):
+                t = order[start + k] if order.size else start + k
+                _token_gradients(
+                    dt[s, t, low:high], shift, soft, u[s, t, low:high], skip, rows[GRADIENT, k],
+                    rows[STEP, k], rows[OF_INPUT, k], rows[OF_STEP, k],
+                    du_out[s, t, low:high], ddt_out[s, t, low:high], of_skip, of_bias,
                 )  # fmt: skip
-                of_dt = ddt_out[s, t, low:high]
-                _input_gradient(skip, g, d, s_q, du_out[s, t, low:high])
-                _step_gradient(dt[s, t, low:high], shift, soft, x, s_q, s_w, of_dt)
-                _add_product(of_skip, g, x)
-                _add(of_bias, of_dt)
-        dA[s, :, low:high] = of_a
+                if gated:
+                    gate, of_gate = z[s, t, low:high], dz[s, t, low:high]
+                    _gate_gradient(gate, rows[OUTPUT, k], gy[s, t, low:high], of_gate)
+                for n in range(states):
+                    dB[block, s, t, group, n], dC[block, s, t, group, n] = of_b[k, n], of_c[k, n]
+        for n in range(states):
+            dA[s, n, low:high] = of_state[n // 2, n % 2, OF_RATE]
+            dstate[s, n, low:high] = of_state[n // 2, n % 2, CARRIED]
         dD[s, low:high] = of_skip
         dbias[s, low:high] = of_bias
-        dstate[s, :, low:high] = carried
