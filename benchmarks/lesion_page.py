@@ -10,7 +10,14 @@ import numpy as np
 from foveal.machine import describe_environment
 from foveal.markdown import table
 from foveal.pages import NOTICE
-from lesion_scores import average_precision, best_threshold, dice_at, resampled_precision, summarise_lesions
+from lesion_scores import (
+    average_precision,
+    best_threshold,
+    dice_at,
+    precision_and_recall,
+    resampled_precision,
+    summarise_lesions,
+)
 from structure_tables import calibration_table, doubt_table, title_of
 
 if TYPE_CHECKING:
@@ -18,6 +25,11 @@ if TYPE_CHECKING:
 
 NAME, PHOTOGRAPHS = "lesions", "photographs"
 REMEMBERED = {"microaneurysms": 0.50, "haemorrhages": 0.68, "hard_exudates": 0.89, "soft_exudates": 0.70}
+
+
+def picture_name(photograph: str) -> str:
+    """File of a photograph's picture."""
+    return f"{photograph.replace('/', '-')}.jpg"
 
 
 def page(found: Found, seconds: float) -> str:
@@ -39,7 +51,7 @@ def page(found: Found, seconds: float) -> str:
 def _run(seconds: float) -> dict[str, str]:
     return {
         "folds": "IDRiD: three folds of 18 photographs, each a patient, shuffled with seed 0",
-        "seeds": "training 0, synthetic eyes of training 0, bootstraps 0",
+        "seeds": "training 0, bootstraps 0",
         "time": f"{seconds:.0f} s, with the networks' maps kept from an earlier run where they were",
         **describe_environment(),
     }
@@ -60,9 +72,10 @@ def lesion_section(found: Found) -> list[str]:
                 f"{min(by_fold):.3f} to {max(by_fold):.3f}",
                 f"{value:.3f} ({low:.3f} to {high:.3f})",
                 f"{REMEMBERED[kind]:.2f}",
-                f"{threshold:.3f}",
                 f"{best_threshold(pixels)[1]:.3f}",
-                f"{dice_at(pixels, 0.5):.3f}",
+                f"{threshold:.3f}",
+                *(f"{share:.3f}" for share in precision_and_recall(pixels, threshold)),
+                f"{dice_at(pixels, threshold):.3f}",
             ]
         )
         row = summary.loc[kind]
@@ -85,14 +98,19 @@ def lesion_section(found: Found) -> list[str]:
         "the fold that left it out, with the two mirror images of a screening run. AUPR is the average "
         "precision of all pixels of a fold, or of all folds, pooled. The challenge's best figures are as "
         "remembered, not looked up, and are of its own test set, of larger networks and of more computing; "
-        "they are no like-for-like comparison. The threshold is the one of the best pooled Dice over the "
-        "held-out folds: one number a kind, chosen on the same photographs that the Dice beside it is of.",
-        table([*head, "threshold", "Dice there", "Dice at 0.5"], rows),
+        "they are no like-for-like comparison. The threshold, which is the shipped one, is the best by F0.5 "
+        "over the held-out folds (a false pixel weighs twice a missed one): one number a kind, chosen on "
+        "the same photographs that precision, recall and Dice beside it are of.",
+        table([*head, "best Dice", "threshold", "precision", "recall", "Dice there"], rows),
         "Single lesions, as a screening run finds them at these thresholds, outside the found disc. A true "
         "lesion is a connected part of the graders' mask; it is found if any of its pixels is. A found one "
         "is false if it touches no true one of its kind.",
         table(["", "true", "sensitivity", "found", "precision", "false a photograph", "Dice"], singles),
         f"By photograph: [{kept}]({kept}). Thresholds: `{json.dumps(found.thresholds)}`.",
+        "The photographs with the most false lesions and with the most missed ones: photograph, the graders' "
+        "lesions, the found ones (microaneurysms pink, haemorrhages red, hard exudates yellow, soft ones "
+        "light green; drawn a little larger than they are).",
+        *(f"![{name}]({NAME}/{picture_name(name)})" for name in found.pictures),
     ]
 
 
@@ -106,8 +124,9 @@ def healthy_section(found: Found) -> list[str]:
         "## Eyes without lesions",
         f"What the shipped network finds at its thresholds in {len(counts)} photographs that are taken to "
         "have no lesion of diabetic retinopathy (LES-AV's usual test half, of healthy eyes and eyes with "
-        "glaucoma, and a public-domain photograph of a normal eye), none of which it was trained on. Nobody "
-        "has graded them for lesions; all that is found is counted as false.",
+        "glaucoma, and a public-domain photograph of a normal eye), none of which it was trained on; the "
+        "vessel network whose weights it began with had learned LES-AV's vessels. Nobody has graded them for "
+        "lesions; all that is found is counted as false.",
         table(["", "a photograph, mean", "most", "photographs with none"], rows),
     ]
 
@@ -127,7 +146,7 @@ def doubt_section(found: Found) -> list[str]:
         "mirrored views (self-consistency).",
         doubt_table(found.worth),
         "Probabilities that are low in every view have a small spread, whether right or wrong. Of found "
-        "lesions the spread alone therefore puts the false ones among the sure; it is to be used beside the "
+        "lesions the spread alone therefore tells the false ones less well; it is to be used beside the "
         "probability, not in its place.",
         "![Risk by probability](lesions/risk-coverage-probability.svg)",
         "![Risk by spread](lesions/risk-coverage-spread.svg)",

@@ -75,13 +75,23 @@ def resampled_precision(tally: np.ndarray, *, seed: int = 0) -> tuple[float, flo
     return average_precision(tally.sum(axis=0)), float(low), float(high)
 
 
-def best_threshold(tally: np.ndarray) -> tuple[float, float]:
-    """The probability from which pooled pixels (N, 2, levels) are best called lesion, and their Dice."""
+def best_threshold(tally: np.ndarray, *, beta: float = 1.0) -> tuple[float, float]:
+    """The probability from which pooled pixels (N, 2, levels) are best called lesion, and their F score.
+
+    `beta` says how many times as much a missed pixel weighs as a false one; at 1 the score is Dice.
+    """
     found, right = np.cumsum(tally.sum(axis=0), axis=1)
-    dice = 2 * right / (found + right[-1])
-    best = int(np.argmax(dice))
+    scores = (1 + beta**2) * right / (found + beta**2 * right[-1])
+    best = int(np.argmax(scores))
     level = np.array(LEVELS - 1 - best, np.uint16).view(np.float16)
-    return float(level), float(dice[best])
+    return float(level), float(scores[best])
+
+
+def precision_and_recall(tally: np.ndarray, threshold: float) -> tuple[float, float]:
+    """The share of lesion among pooled pixels that reach a threshold, and of these among those of lesion."""
+    level = LEVELS - 1 - int(np.array(threshold, np.float16).view(np.uint16))
+    found, right = np.cumsum(tally.sum(axis=0), axis=1)
+    return float(right[level] / max(found[level], 1)), float(right[level] / max(right[-1], 1))
 
 
 def dice_at(tally: np.ndarray, threshold: float) -> float:

@@ -26,7 +26,8 @@ from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
 from foveal.scans.structure_datasets import LES_AV_TRAINING, iterate_idrid, sorted_files
 from foveal.screening.structures import LESION_TILE, LESION_VIEWS
-from lesion_page import NAME, PHOTOGRAPHS, page
+from lesion_page import NAME, PHOTOGRAPHS, page, picture_name
+from lesion_pictures import lesion_picture
 from lesion_scores import (
     KINDS,
     LesionCase,
@@ -42,6 +43,8 @@ from structure_maps import DATA, Networks
 from structure_tables import keep
 from training.structures import FOLDS, WEIGHTS, idrid_folds
 
+BETA = 0.5  # of the F score that the thresholds are the best by: a false lesion costs a reader more
+
 
 @dataclass(frozen=True)
 class Found:
@@ -49,10 +52,11 @@ class Found:
 
     Attributes:
         tally: pixels of lesions by probability.
-        thresholds: by kind, the best for Dice over the held-out folds.
+        thresholds: by kind, the best by F0.5 over the held-out folds.
         lesions: a row a photograph and kind, at these thresholds.
         healthy: lesions found in photographs that have none, by photograph and kind, as shipped.
         worth: calibration and doubt of pixels and of found lesions.
+        pictures: of the photographs with the most false and with the most missed lesions, by name.
     """
 
     tally: PixelTally
@@ -60,6 +64,7 @@ class Found:
     lesions: pd.DataFrame
     healthy: pd.DataFrame
     worth: Worth
+    pictures: dict[str, bytes]
 
 
 def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
@@ -86,10 +91,8 @@ def false_lesions(data: Path, networks: Networks) -> Iterator[dict[str, object]]
         name, image = f"{path.parents[1].name}/{path.stem}", read_scan(path).image
         field = find_field_of_view(image)
         maps = network.structures(name, image, field)
-        disc = networks.landmarks(name, image, networks.found_vessels(name, image, field)).disc
-        found = find_lesions_reaching(
-            maps.reaching, KINDS, field, thresholds=thresholds, exclude=disc.mask if disc else None
-        )
+        disc = networks.landmarks(name, image, networks.found_vessels(name, image, field)).disc_mask
+        found = find_lesions_reaching(maps.reaching, KINDS, field, thresholds=thresholds, exclude=disc)
         yield {"photograph": name} | {kind: int(found.are(kind).sum()) for kind in KINDS}
 
 
@@ -98,16 +101,28 @@ def measure(data: Path, networks: Networks) -> Found:
     tally = PixelTally()
     for case in lesion_cases(data, networks):
         tally.add(case)
-    thresholds = {kind: round(best_threshold(tally.of(kind))[0], 3) for kind in KINDS}
-    doubts, rows, singles = {kind: Doubt() for kind in KINDS}, [], []
+    thresholds = {kind: round(best_threshold(tally.of(kind), beta=BETA)[0], 3) for kind in KINDS}
+    doubts, rows, singles, pictures = {kind: Doubt() for kind in KINDS}, [], [], {}
     for case in lesion_cases(data, networks):
         found = found_of(case, thresholds)
         rows += lesion_rows(case, found)
+        worst = worst_photographs(pd.DataFrame(rows))
+        if case.patient in worst:
+            photograph = data / "IDRiD" / "segmentation" / "images" / f"{Path(case.patient).name}.jpg"
+            pictures[case.patient] = lesion_picture(case, read_scan(photograph).image, found)
+        pictures = {name: pictures[name] for name in worst}
         singles.append(found_lesion_rows(case, found))
         add_lesions(case, thresholds, doubts)
     every = pd.concat(singles, ignore_index=True)
     healthy = pd.DataFrame(false_lesions(data, networks))
-    return Found(tally, thresholds, pd.DataFrame(rows), healthy, worth_of(doubts, found_selective(every)))
+    worth = worth_of(doubts, found_selective(every))
+    return Found(tally, thresholds, pd.DataFrame(rows), healthy, worth, pictures)
+
+
+def worst_photographs(rows: pd.DataFrame) -> list[str]:
+    """The photographs with the most false lesions and with the most missed ones, of all kinds."""
+    each = rows.groupby("photograph", sort=False)[["lesions", "touched", "false"]].sum()
+    return list(dict.fromkeys([each.false.idxmax(), (each.lesions - each.touched).idxmax()]))
 
 
 def found_selective(found: pd.DataFrame) -> dict[str, dict[str, RiskCoverage]]:
@@ -150,7 +165,8 @@ def main() -> None:
     text = page(found, time.perf_counter() - start)
     print(text)
     if options.write:
-        keep(NAME, text, tables={PHOTOGRAPHS: found.lesions}, pictures=found.worth.figures)
+        pictures = {picture_name(photograph): data for photograph, data in found.pictures.items()}
+        keep(NAME, text, tables={PHOTOGRAPHS: found.lesions}, pictures=found.worth.figures | pictures)
 
 
 if __name__ == "__main__":

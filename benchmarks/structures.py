@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from foveal.machine import keep_freed_memory
 from foveal.measurement.eye import Eye
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.reading import read_scan
@@ -64,6 +65,7 @@ class Results:
 
 def time_rows(data: Path) -> Iterator[dict[str, object]]:
     """Seconds of each step of a screening run beyond reading, the least of three, on all threads."""
+    keep_freed_memory()  # as a screening run does
     names = ("vessels", "artery-vein", "landmarks", "lesions")
     networks = screened.Networks.load({name: WEIGHTS / name for name in names}, "cpu")
     paths = ["samples/retina.jpg", "LES-AV/images/224.png", "IDRiD/segmentation/images/IDRiD_01.jpg"]
