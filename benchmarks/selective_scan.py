@@ -1,23 +1,22 @@
 """The selective scan beside every public implementation that runs on a CPU, and beside its own floor.
 
-    python benchmarks/selective_scan.py [--threads 2] [--repeats 7] [--write]
+    python benchmarks/selective_scan.py [--threads 2] [--repeats 15] [--write]
 
 All take the same tensors in one run: mambapy's parallel scan, the loop of transformers' slow path without its
 convolution and projections, a loop over tokens in torch, and foveal's kernel. The floor is
 what the exponentials of one pass (two with the backward pass, which computes decays again) and one reading
 and writing of the tensors cost on this machine, each measured by a kernel that does nothing else; the time
-over the floor says how much a better kernel could still gain. Memory is what autograd keeps, by its own
-count. `--write` keeps the table and the plot in docs/evidence. On a machine with a CUDA device the same
-shapes are also timed there, against the loop.
+over the floor says how much a better kernel could still gain. foveal's passes and those of the floor take
+turns, and the least time of each counts. Memory is what autograd keeps, by its own count. `--write` keeps
+the table and the plot in docs/evidence.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import foveal  # noqa: F401  # isort: skip  (before torch: it sets how torch's threads wait)
@@ -37,7 +36,7 @@ from foveal.files import write_atomically
 from foveal.kernels.fast_exp import exp2
 from foveal.kernels.selective_scan import ScanInput, reference_scan, selective_scan
 from foveal.kernels.threads import on_threads
-from foveal.machine import describe_environment
+from foveal.machine import describe_environment, keep_freed_memory, seconds_of
 from foveal.markdown import table
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
@@ -49,23 +48,22 @@ SLOW = 2000  # tokens from which the slow implementations are left out of a quic
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one implementation at one length; the median and the quartiles over the repeats."""
+    """Least seconds of one implementation at one length, and the bytes that autograd keeps."""
 
     name: str
     length: int
     forward: float
     both: float
-    spread: float
     kept: int
 
 
-def tensors(length: int, device: str = "cpu") -> list[Tensor]:
+def tensors(length: int) -> list[Tensor]:
     """u, dt, A, B, C, D of a scan as an untrained Mamba has them."""
     source = torch.Generator().manual_seed(0)
     u, raw = torch.randn(2, BATCH, length, CHANNELS, generator=source)
     B, C = torch.randn(2, BATCH, length, STATES, generator=source)
     A = -torch.arange(1.0, STATES + 1).repeat(CHANNELS, 1)
-    return [x.to(device).requires_grad_() for x in (u, raw - 3, A, B, C, torch.ones(CHANNELS))]
+    return [x.requires_grad_() for x in (u, raw - 3, A, B, C, torch.ones(CHANNELS))]
 
 
 def by_pscan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -114,42 +112,22 @@ def _exponentials(items, steps, rates, out):  # type: ignore[no-untyped-def]
                 row[j] += exp2(steps[j] * rates[n, j])
 
 
-def floor(length: int, passes: int, *, clock: Callable[..., tuple[float, float]]) -> float:
-    """Seconds of the exponentials of `passes` passes, and of reading and writing the tensors once a pass."""
+def floor_work(length: int) -> dict[str, Callable[[], object]]:
+    """The exponentials of a pass alone, and the reading of two tensors and writing of one alone."""
     rows = BATCH * length
     steps = np.random.default_rng(0).random(CHANNELS, dtype=np.float32)
     rates, sums = -np.ones((STATES, CHANNELS), np.float32), np.zeros((rows, CHANNELS), np.float32)
     items = np.arange(rows)[:, None]
-    exponentials, _ = clock(lambda: on_threads(lambda some: _exponentials(some, steps, rates, sums), items))
-    # forward: u and dt in, y out; backward: u, dt and the gradient of y in, those of u and dt out
     moved = [torch.randn(rows, CHANNELS) for _ in range(3)]
-    copies, _ = clock(lambda: torch.add(moved[0], moved[1], out=moved[2]))
-    return passes * exponentials + copies * (1 if passes == 1 else 3)
+    return {
+        "exponentials": lambda: on_threads(lambda some: _exponentials(some, steps, rates, sums), items),
+        "copies": lambda: torch.add(moved[0], moved[1], out=moved[2]),
+    }
 
 
-def clock_of(repeats: int, device: str) -> Callable[..., tuple[float, float]]:
-    """A function that runs another some times, and gives median and interquartile range of its seconds."""
-
-    def clock(run: Callable[[], object]) -> tuple[float, float]:
-        taken = []
-        warm = 2 if repeats > 3 else 1
-        for turn in range(repeats + warm):
-            start = time.perf_counter()
-            run()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if turn >= warm:  # the first ones compile and warm the caches
-                taken.append(time.perf_counter() - start)
-        low, middle, high = statistics.quantiles(taken, n=4) if repeats > 1 else taken * 3
-        return middle, high - low
-
-    return clock
-
-
-def measure(name: str, length: int, repeats: int, device: str = "cpu") -> Times:
-    """Times of one implementation at one length."""
-    way, given = WAYS[name], tensors(length, device)
-    clock = clock_of(repeats, device)
+def passes_of(name: str, length: int) -> dict[str, Callable[[], object]]:
+    """Both passes of one implementation at one length."""
+    way, given = WAYS[name], tensors(length)
 
     def forward() -> None:
         with torch.inference_mode():
@@ -160,9 +138,22 @@ def measure(name: str, length: int, repeats: int, device: str = "cpu") -> Times:
             tensor.grad = None
         way(*given).sum().backward()
 
-    alone, spread = clock(forward)
-    together, _ = clock(both)
-    return Times(name, length, alone, together, spread, kept_bytes(lambda: way(*given)))
+    return {"forward": forward, "both": both}
+
+
+def measure(length: int, repeats: int) -> tuple[list[Times], tuple[float, float]]:
+    """Times of all implementations at one length, and the floors of the forward and of both passes."""
+    least = {"foveal": seconds_of(passes_of("foveal", length) | floor_work(length), rounds=repeats)}
+    once, moved = least["foveal"]["exponentials"], least["foveal"]["copies"]
+    for name in list(WAYS)[1:] if length <= SLOW else []:
+        least[name] = seconds_of(passes_of(name, length), rounds=2)
+    times = []
+    for name, seconds in least.items():
+        given = tensors(length)
+        kept = kept_bytes(partial(WAYS[name], *given))
+        times.append(Times(name, length, seconds["forward"], seconds["both"], kept))
+    # forward: u and dt in, y out; backward: u, dt and the gradient of y in, those of u and dt out
+    return times, (once + moved, 2 * once + 3 * moved)
 
 
 def rows_of(times: list[Times], floors: dict[int, tuple[float, float]]) -> Iterator[list[str]]:
@@ -174,7 +165,7 @@ def rows_of(times: list[Times], floors: dict[int, tuple[float, float]]) -> Itera
             yield [
                 f"{length}",
                 t.name,
-                f"{t.forward * 1e3:.1f} (+- {t.spread * 5e2:.1f})",
+                f"{t.forward * 1e3:.1f}",
                 f"{t.both * 1e3:.1f}",
                 f"{t.forward / ours.forward:.1f}x" if t is not ours else "1",
                 f"{t.both / ours.both:.1f}x" if t is not ours else "1",
@@ -207,31 +198,24 @@ def plot(times: list[Times]) -> bytes:
         return figure_svg(figure)
 
 
-def _yes(met: bool) -> str:
-    return "yes" if met else "**no**"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     times: list[Times] = []
     floors = {}
-    clock = clock_of(options.repeats, "cpu")
     for length in options.lengths:
-        floors[length] = floor(length, 1, clock=clock), floor(length, 2, clock=clock)
-        for name in WAYS:
-            if name == "foveal" or length <= SLOW:
-                repeats = options.repeats if name == "foveal" else 2
-                times.append(measure(name, length, repeats))
-                print(times[-1], flush=True)
+        found, floors[length] = measure(length, options.repeats)
+        times += found
+        print(*found, sep="\n", flush=True)
     head = [
         "tokens",
         "implementation",
@@ -255,8 +239,8 @@ def page(text: str, times: list[Times], floors: dict[int, tuple[float, float]], 
         "# Selective scan on a CPU",
         f"Written by `python benchmarks/selective_scan.py --write`. Batch {BATCH}, {CHANNELS} channels, "
         f"{STATES} states, 32 bits, {threads} threads. A ratio is the time of that implementation over "
-        "foveal's in this run; beside the floor it is foveal's time over the floor. Slow implementations are "
-        "timed up to 1024 tokens.",
+        "foveal's in this run, least times; beside the floor it is foveal's time over the floor, whose parts "
+        "took turns with it. Slow implementations are timed up to 1024 tokens.",
     ]
     here = {t.name: t for t in times if t.length == GOAL}
     if here:
