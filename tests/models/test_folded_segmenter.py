@@ -1,6 +1,7 @@
 """A segmenter whose batch normalisations are folded says what it said before."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,14 @@ def test_folding_twice_changes_nothing_more() -> None:
         once = model(image)
         again = model.merge_batch_norms()(image)
     assert torch.equal(once, again)
+
+
+def test_a_folded_segmenter_is_not_saved(tmp_path: Path) -> None:
+    model = Segmenter(SegmenterConfig()).eval()
+    model.save_pretrained(tmp_path / "before")
+    with pytest.raises(ValueError, match="save it before merging"):
+        model.merge_batch_norms().save_pretrained(tmp_path / "after")
+    assert not (tmp_path / "after").exists()
 
 
 def test_folding_a_segmenter_in_training_mode_is_refused() -> None:

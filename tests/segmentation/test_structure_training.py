@@ -60,6 +60,8 @@ def test_photographs_without_any_structure_get_their_share_of_patches():
     )
     assert data.weights() == pytest.approx([0.25, 0.25, 0.3, 0.2])
     assert data.weights({"synthetic/a", "synthetic/b"}) == pytest.approx([0, 0, 0.6, 0.4])
+    none_wanted = StructureSet(TINY.replace(empty_share=0.0), [empty])
+    assert none_wanted.weights() == [1.0]
     every = StructureSet(TINY, [*cases[:2], empty])
     assert every.weights() == pytest.approx([1 / 3] * 3)
 

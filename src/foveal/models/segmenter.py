@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -88,6 +89,7 @@ class Segmenter(PretrainedModel):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
+        self._merged = False
         self.network = build_network(config)
         self.register_buffer("mean", torch.tensor(config.preprocess.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.preprocess.std).view(-1, 1, 1), persistent=False)
@@ -117,7 +119,18 @@ class Segmenter(PretrainedModel):
             ValueError: it is in training mode.
         """
         fold_batch_norms(self)
+        self._merged = True
         return self
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """See `PretrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: batch normalisations are merged; the weights are not those that `config` describes.
+        """
+        if self._merged:
+            raise ValueError("batch normalisations of this segmenter are merged; save it before merging them")
+        return super().save_pretrained(folder, card=card)
 
     def signed(self, logits: Tensor) -> Tensor:
         """Logits to signed maps in [-1, 1]: tanh(z), or 2 sigmoid(z) - 1 of models trained on hard labels."""

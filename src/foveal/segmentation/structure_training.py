@@ -170,6 +170,8 @@ class StructureSet:
         shares = {kind: share for kind, share in wanted.items() if kind in counts}
         if "labelled" in counts:
             shares["labelled"] = 1 - sum(shares.values())
+        if not any(shares.values()):  # all that is left has no share of its own
+            shares = dict.fromkeys(counts, 1.0)
         total = sum(shares.values())
         return [shares[kind] / total / counts[kind] if kind else 0.0 for kind in kinds]
 
