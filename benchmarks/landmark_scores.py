@@ -46,8 +46,8 @@ def disc_cases(data: Path, networks: Networks) -> Iterator[DiscCase]:
         if not networks.has_fold("landmarks", fold):
             continue
         field = find_field_of_view(case.image)
-        maps = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
         vessels = networks.found_vessels(case.patient, case.image, field)
+        maps = networks.fold("landmarks", fold).landmarks(case.patient, case.image, field, vessels)
         copy = small_copy(field)
         seen = copy.keep_inside(maps.mean("disc", field.box, copy.share.shape))
         found = find_disc_on_copy(seen, copy, field, tubes=copy.shrink(vessels))

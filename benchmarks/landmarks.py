@@ -85,7 +85,8 @@ def measure(data: Path, networks: Networks) -> tuple[Landmarks, dict[str, bytes]
     for name in found.shown:
         image = read_circled(data, name)
         field = find_field_of_view(image)
-        probability = networks.shipped("landmarks").structures(name, image, field)["disc"]
+        vessels = networks.found_vessels(name, image, field)
+        probability = networks.shipped("landmarks").landmarks(name, image, field, vessels)["disc"]
         row = circles[circles.photograph == name].iloc[0]
         pictures[disc_name(name)] = circle_picture(image, row, probability, field)
     return found, pictures | worth.figures

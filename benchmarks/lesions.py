@@ -74,8 +74,8 @@ def lesion_cases(data: Path, networks: Networks) -> Iterator[LesionCase]:
         field, fold = find_field_of_view(case.image), folds[case.patient]
         network = networks.fold("lesions", fold, views=LESION_VIEWS, tile=LESION_TILE)
         seen = network.structures(case.patient, case.image, field)
-        landmarks = networks.fold("landmarks", fold).structures(case.patient, case.image, field)
         vessels = networks.found_vessels(case.patient, case.image, field)
+        landmarks = networks.fold("landmarks", fold).landmarks(case.patient, case.image, field, vessels)
         disc = find_disc(landmarks["disc"], field, vessels=vessels)
         yield LesionCase(case.patient, fold, case.masks, seen, field, disc.mask if disc else None)
 

@@ -15,7 +15,7 @@ from foveal.files import write_atomically
 from foveal.measurement.landmark_finding import FoundLandmarks
 from foveal.models import Segmenter
 from foveal.scans.field_of_view import FieldOfView, find_field_of_view
-from foveal.screening.structures import landmarks_in
+from foveal.screening.structures import landmark_diameter, landmarks_in
 from foveal.segmentation.frames import WorkingFrame, frame_box
 from foveal.segmentation.inference import StructureMaps, segment_structures, segment_vessels
 
@@ -41,19 +41,29 @@ class Network:
     def digest(self) -> str:
         return hashlib.sha256((self.folder / "model.safetensors").read_bytes()).hexdigest()[:12]
 
-    def structures(self, name: str, image: np.ndarray, eye: FieldOfView) -> StructureMaps:
-        """Maps of the structures of a photograph, whose name is unique."""
-        file = self._file(name)
+    def structures(
+        self, name: str, image: np.ndarray, eye: FieldOfView, *, diameter: int | None = None
+    ) -> StructureMaps:
+        """Maps of the structures of a photograph, whose name is unique; at another diameter if given."""
+        own = self.model.preprocess.working_diameter
+        diameter = diameter or own
+        file = self._file(name if diameter == own else f"{name}-{diameter}")
         if not file.is_file():
-            maps = segment_structures(self.model, image, eye, views=self.views, tile=self.tile)
+            maps = segment_structures(
+                self.model, image, eye, views=self.views, tile=self.tile, diameter=diameter
+            )
             odds = torch.logit(maps.seen.double()).clamp(-FURTHEST, FURTHEST).half()
             _keep(file, odds=odds.numpy(), spread=maps.spread_seen.half().numpy())
         with np.load(file) as kept:
             seen = torch.from_numpy(kept["odds"]).float().sigmoid()
             spread = torch.from_numpy(kept["spread"]).float()
-        box, _ = frame_box(eye, diameter=self.model.preprocess.working_diameter, multiple=32)
+        box, _ = frame_box(eye, diameter=diameter, multiple=32)
         frame = WorkingFrame(torch.empty(1, 3, 0, 0), box, image.shape[:2])
         return StructureMaps(self.model.config.classes, seen, spread, frame, eye)
+
+    def landmarks(self, name: str, image: np.ndarray, eye: FieldOfView, vessels: np.ndarray) -> StructureMaps:
+        """Maps of disc and fovea at the diameter of a screening run; vessels are (H, W) bool."""
+        return self.structures(name, image, eye, diameter=landmark_diameter(self.model, vessels, eye))
 
     def vessels(self, name: str, image: np.ndarray, eye: FieldOfView) -> np.ndarray:
         """(H, W) float32 probability of a vessel, with the settings of a screening run."""
@@ -104,7 +114,8 @@ class Networks:
     def landmarks(self, name: str, image: np.ndarray, vessels: np.ndarray) -> FoundLandmarks:
         """Landmarks by the shipped network, as a screening run finds them; vessels are (H, W) bool."""
         eye = find_field_of_view(image)
-        return landmarks_in(self.shipped("landmarks").structures(name, image, eye), image, vessels)
+        maps = self.shipped("landmarks").landmarks(name, image, eye, vessels)
+        return landmarks_in(maps, image, vessels)
 
     def unseen_vessels(self) -> Network:
         """The vessel network that has seen no eye of LES-AV."""

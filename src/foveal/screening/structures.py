@@ -24,6 +24,13 @@ LESION_TILE = 1536
 """Side in pixels of what the network of lesions sees at once: all of its working frame, since tiles that
 overlap would more than double the work."""
 
+WIDE_FIELD = 0.006
+"""Mean width of the vessels over the field's diameter below which the field is taken to be a wide one. It is
+below that of all eyes of LES-AV's training half, which span 30 degrees."""
+
+WIDE_SCALE = 1.25
+"""Share of its working diameter at which the network of landmarks sees a wide field, whose disc is small."""
+
 STRUCTURE_LEVELS = {
     "disc": 1,
     "microaneurysms": 2,
@@ -135,8 +142,17 @@ def look_for_landmarks(
     """
     from foveal.segmentation.inference import segment_structures
 
-    maps = segment_structures(networks.landmarks, image, field)
+    diameter = landmark_diameter(networks.landmarks, vessels, field)
+    maps = segment_structures(networks.landmarks, image, field, diameter=diameter)
     return LandmarksAndDoubt(landmarks_in(maps, image, vessels, stated=stated), _drawn_spread(maps))
+
+
+def landmark_diameter(model: "Segmenter", vessels: np.ndarray, field: "FieldOfView") -> int:
+    """Pixels across the field at which landmarks are looked for; vessels are (H, W) bool."""
+    from foveal.measurement.vessel_width import mean_vessel_width
+
+    wide = mean_vessel_width(vessels, field) < WIDE_FIELD * field.diameter  # not a number: no vessels
+    return round(model.preprocess.working_diameter * (WIDE_SCALE if wide else 1))
 
 
 def landmarks_in(

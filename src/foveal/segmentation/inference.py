@@ -144,7 +144,13 @@ def _mean_weights(side: int, frame: tuple[int, int], box: tuple[int, int], count
 
 @torch.inference_mode()
 def segment_structures(
-    model: Segmenter, image: np.ndarray, field: FieldOfView, *, views: int = 4, tile: int = 1152
+    model: Segmenter,
+    image: np.ndarray,
+    field: FieldOfView,
+    *,
+    views: int = 4,
+    tile: int = 1152,
+    diameter: int | None = None,
 ) -> StructureMaps:
     """Segment the structures that a model knows in one photograph, at the model's working diameter.
 
@@ -154,13 +160,14 @@ def segment_structures(
         field: its field of view.
         views: how many of the four mirror images to average: 1, 2 or 4; with 1 there is no spread.
         tile: side of the largest square that enters the network at once; bounds memory.
+        diameter: pixels across the field in place of the model's working diameter.
 
     Raises:
         ValueError: `views` or the image's shape or type is not as said.
     """
     _check(image, views)
     device = next(model.parameters()).device
-    frame = working_frame(image, field, diameter=model.preprocess.working_diameter)
+    frame = working_frame(image, field, diameter=diameter or model.preprocess.working_diameter)
     signed = [s.cpu() for s in _signed_views(model, frame.image.to(device), views, tile)]
     mean, spread = torch.zeros_like(signed[0]), torch.zeros_like(signed[0])
     for view in signed:  # in place: torch's own std takes longer
