@@ -23,6 +23,7 @@ from foveal.scans.field_of_view import find_field_of_view
 from landmark_page import BEFORE, NAME, disc_name, page
 from landmark_pictures import circle_picture, disc_picture
 from landmark_scores import add_disc, circle_rows, disc_cases, disc_row, fovea_rows, read_circled, sample_row
+from landmark_sizes import size_rows
 from structure_doubt import Doubt, Worth, worth_of
 from structure_maps import DATA, Networks
 from structure_tables import EVIDENCE, keep
@@ -41,6 +42,7 @@ class Landmarks:
         foveas: a row a synthetic eye.
         before: a row a photograph of any of these, by the weights that were shipped before.
         worth: calibration and doubt of the disc.
+        sizes: a row a photograph with a known disc and a size in which all are looked at.
     """
 
     discs: pd.DataFrame
@@ -48,6 +50,7 @@ class Landmarks:
     foveas: pd.DataFrame
     before: pd.DataFrame
     worth: Worth
+    sizes: pd.DataFrame
 
     @property
     def by_eye(self) -> pd.DataFrame:
@@ -81,7 +84,9 @@ def measure(data: Path, networks: Networks) -> tuple[Landmarks, dict[str, bytes]
     circles = pd.DataFrame([*circle_rows(data, networks), sample_row(data, networks)])
     worth = worth_of({"disc": doubt})
     before = pd.read_csv(EVIDENCE / f"{NAME}_{BEFORE}.csv")
-    found = Landmarks(pd.DataFrame(rows), circles, pd.DataFrame(fovea_rows(networks)), before, worth)
+    sizes = pd.DataFrame(size_rows(data, networks, circles[circles.radius_by_eye.notna()]))
+    foveas = pd.DataFrame(fovea_rows(networks))
+    found = Landmarks(pd.DataFrame(rows), circles, foveas, before, worth, sizes)
     for name in found.shown:
         image = read_circled(data, name)
         field = find_field_of_view(image)
@@ -113,6 +118,7 @@ def main() -> None:
     print(text)
     if options.write:
         tables = {"disc": found.discs, "circles": found.circles, "synthetic": found.foveas}
+        tables["sizes"] = found.sizes
         keep(NAME, text, tables=tables, pictures=pictures)
 
 

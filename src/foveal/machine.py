@@ -89,9 +89,9 @@ def added_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> 
 def keep_freed_memory() -> bool:
     """Let this process keep large blocks of memory that were freed for the next ones of their size.
 
-    glibc hands them back to the system, which has to clear every page of the next one first: maps of
-    photographs and tensors without gradients come and go so often that this takes a tenth of the time and
-    more. The process then stays as large as it was at most.
+    glibc hands them back to the system, which has to clear every page of the next one first. Where large
+    maps come and go, as in the network of lesions, that has taken up to a fifth of the time. The process then
+    stays as large as it was at most.
 
     Returns:
         Whether the C library has such a setting and took it; others go on as they are.

@@ -29,7 +29,7 @@ WIDE_FIELD = 0.006
 below that of all eyes of LES-AV's training half, which span 30 degrees."""
 
 WIDE_SCALE = 1.25
-"""Share of its working diameter at which the network of landmarks sees a wide field, whose disc is small."""
+"""Times its working diameter at which the network of landmarks sees a wide field, whose disc is small."""
 
 STRUCTURE_LEVELS = {
     "disc": 1,
