@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foveal.measurement.vessel_width import mean_vessel_width
-from foveal.models import Segmenter, shipped_model
+from foveal.models import Segmenter, SegmenterConfig, shipped_model
 from foveal.scans.field_of_view import find_field_of_view
 from foveal.scans.synthetic import synthesize_eye
 from foveal.screening.structures import landmark_diameter
@@ -57,3 +57,5 @@ def test_a_field_of_narrow_vessels_is_seen_larger() -> None:
     assert landmark_diameter(model, _spokes(7), _field()) == own
     wide = synthesize_eye(5, size=SIZE, field_angle=55)
     assert landmark_diameter(model, wide.vessels > 0, wide.field) == round(1.25 * own)
+    other = Segmenter(SegmenterConfig()).eval()  # a model of one's own, which says nothing of wide fields
+    assert landmark_diameter(other, wide.vessels > 0, wide.field) == other.preprocess.working_diameter

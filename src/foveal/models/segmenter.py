@@ -25,6 +25,9 @@ class Preprocess(Settings):
     """
 
     working_diameter: int = Field(768, ge=32)
+    wide_field: float = Field(
+        1.0, gt=0, description="times that diameter for landmarks in a wide field, which narrow vessels tell"
+    )
     contrast_sigma: float = Field(32.0, ge=0, description="pixels at the working diameter; 0 = off")
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)

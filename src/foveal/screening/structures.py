@@ -28,9 +28,6 @@ WIDE_FIELD = 0.006
 """Mean width of the vessels over the field's diameter below which the field is taken to be a wide one. It is
 below that of all eyes of LES-AV's training half, which span 30 degrees."""
 
-WIDE_SCALE = 1.25
-"""Times its working diameter at which the network of landmarks sees a wide field, whose disc is small."""
-
 STRUCTURE_LEVELS = {
     "disc": 1,
     "microaneurysms": 2,
@@ -152,7 +149,7 @@ def landmark_diameter(model: "Segmenter", vessels: np.ndarray, field: "FieldOfVi
     from foveal.measurement.vessel_width import mean_vessel_width
 
     wide = mean_vessel_width(vessels, field) < WIDE_FIELD * field.diameter  # not a number: no vessels
-    return round(model.preprocess.working_diameter * (WIDE_SCALE if wide else 1))
+    return round(model.preprocess.working_diameter * (model.preprocess.wide_field if wide else 1))
 
 
 def landmarks_in(

@@ -29,6 +29,7 @@ class StructureSettings(Settings):
     structures: tuple[str, ...]
     widths: tuple[int, ...] = Field((24, 48, 80, 112, 128), description="of the conv-pyramid encoder")
     working_diameter: int = Field(768, ge=32, description="pixels across the field of view")
+    wide_field: float = Field(1.0, gt=0, description="of Preprocess; training does not depend on it")
     contrast_sigma: float = Field(32.0, ge=0, description="pixels; 0 takes mean and std")
     mean: tuple[float, float, float] = (0.34, 0.15, 0.07)
     std: tuple[float, float, float] = (0.4, 0.3, 0.2)
@@ -95,6 +96,7 @@ def build_structure_segmenter(settings: StructureSettings) -> Segmenter:
             activation="sigmoid",
             preprocess=Preprocess(
                 working_diameter=settings.working_diameter,
+                wide_field=settings.wide_field,
                 contrast_sigma=settings.contrast_sigma,
                 mean=settings.mean,
                 std=settings.std,
