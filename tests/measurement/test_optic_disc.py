@@ -130,6 +130,14 @@ def test_nothing_plausible_is_no_disc(mask):
     assert find_disc(as_map(mask), FIELD) is None
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_spot_of_one_pixel_is_no_disc():
+    # On the small copy a blob of one pixel, which has no axes.
+    spot = np.zeros((SIZE, SIZE), np.float32)
+    spot[SIZE // 2 : SIZE // 2 + 2, SIZE // 2 : SIZE // 2 + 2] = 1
+    assert find_disc(spot, circular_field()) is None
+
+
 def test_a_map_below_the_faintest_is_no_disc():
     assert find_disc(as_map(DISC, 0.1), FIELD) is None
 

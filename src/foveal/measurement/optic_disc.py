@@ -264,6 +264,8 @@ def _axis_ratio(points: np.ndarray) -> float:
     """Shorter over longer axis of points (N, 2), a closed outline's or a blob's, from second moments."""
     moments = moments_coords_central(points, order=2)
     spread = np.linalg.eigvalsh([[moments[2, 0], moments[1, 1]], [moments[1, 1], moments[0, 2]]])
+    if spread[1] <= 0:  # one pixel alone
+        return 0.0
     return float(np.sqrt(max(spread[0], 0) / spread[1]))
 
 
